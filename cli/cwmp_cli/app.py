@@ -1,0 +1,123 @@
+"""The `cwmp-profile` command: collects the verbs and turns errors into one line and an exit status.
+
+A verb is a module here with a function of its name; it imports only typer, the standard library and `cwmp_cli.console` at
+its top, so that `cwmp-profile --help` stays as fast as Typer itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import click
+import typer
+
+VERBS: tuple[str, ...] = ()
+"""Modules of this package, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
+
+OPTIONAL_PACKAGES = {
+    "torch": "pip install torch",
+    "flwr": "pip install 'cwmp-profile[federated]'",
+    "ray": "pip install 'cwmp-profile[simulation]'",
+    "matplotlib": "pip install 'cwmp-profile[plots]'",
+    "numba": "pip install 'cwmp-profile[fast]'",
+    "pyjoulescope_driver": "pip install 'cwmp-profile[joulescope]'",
+    "amdsmi": "pip install 'cwmp-profile[amd]'",
+}
+
+app = typer.Typer(
+    name="cwmp-profile",
+    help="Measure what updating a neural network costs on this device, in joules, and spend an energy budget well.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        import cwmp
+
+        print(f"cwmp-profile {cwmp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (may stand anywhere).")] = False,
+) -> None:
+    del version, debug
+
+
+def _add_verbs() -> None:
+    for module_name in VERBS:
+        module = import_module(f"cwmp_cli.{module_name}")
+        name = module_name.rstrip("_")
+        app.command(name.replace("_", "-"), **getattr(module, "COMMAND", {}))(getattr(module, name))
+
+
+_add_verbs()
+
+
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per kind of end
+    """Run the command line; the entry point of the installed command and of tests.
+
+    Args:
+        argv: Arguments without the program's name; None takes `sys.argv`.
+
+    Returns:
+        Exit status: 0, 1 for an error that was explained in one line, 2 for wrong usage, 130 after Ctrl-C, or the status
+        that a verb passes on.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in options
+    if debug:
+        arguments.remove("--debug")
+    try:
+        status = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _explain(debug, "interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL_PACKAGES:
+            return _explain(debug, f"internal error: {error}; run again with --debug and report it", 1)
+        return _explain(debug, f"this needs the package {package}: {OPTIONAL_PACKAGES[package]}", 1)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line, and the traceback with --debug
+        from cwmp_profiler.errors import CwmpError
+
+        if isinstance(error, CwmpError):
+            return _explain(debug, str(error), 1)
+        kind = type(error).__name__
+        return _explain(debug, f"internal error: {kind}: {error}; run again with --debug and report it", 1)
+    return status if isinstance(status, int) else 0
+
+
+def _explain(debug: bool, message: str, status: int) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

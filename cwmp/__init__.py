@@ -1,0 +1,30 @@
+"""What a training script needs of cwmp-profile, and nothing else. Everything is imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cwmp_costmodels.profile import load_profile as load_profile
+    from cwmp_costmodels.schema import Profile as Profile
+    from cwmp_profiler.errors import CwmpError as CwmpError
+
+_HOMES = {
+    "CwmpError": "cwmp_profiler.errors",
+    "Profile": "cwmp_costmodels.schema",
+    "load_profile": "cwmp_costmodels.profile",
+}
+
+__version__ = "0.1.0"
+__all__ = ["CwmpError", "Profile", "__version__", "load_profile"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'cwmp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Meters: every source of joules or watts that this project reads. `registry` finds and opens them."""

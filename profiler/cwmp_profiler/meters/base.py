@@ -1,0 +1,254 @@
+"""What a meter is: rails that are read at an instant, with everything needed to turn two reads into joules.
+
+A meter never integrates: it answers `read()` with one raw value per rail. Counting rails give the raw counter (ticks of
+`unit_j`, wrapping at `wrap_ticks`), sensing rails give watts. `cwmp_profiler.tracker` turns reads into joules, repairs wraps
+and refuses what cannot be trusted, in the same way for every meter.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from cwmp_profiler.clock import Clock, RealClock
+from cwmp_profiler.errors import MeterError
+from cwmp_profiler.provenance import Provenance
+
+Kind = Literal[
+    "package",
+    "dram",
+    "core",
+    "uncore",
+    "psys",
+    "gpu",
+    "gpu-memory",
+    "board",
+    "cpu",
+    "soc",
+    "module",
+    "radio",
+    "battery",
+    "other",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rail:
+    """One measured supply.
+
+    Attributes:
+        name: Unique within its meter, for example `package-0` or `VDD_CPU_GPU_CV`.
+        kind: What it feeds, in this project's words.
+        parent: Name of the rail that already contains it; None for a rail that totals may add.
+        sense: `energy` for a monotonic counter, `power` for a sensor that is integrated.
+        unit_j: Joules per counter tick (energy rails only).
+        wrap_ticks: Ticks at which the counter starts again from zero; None if it never wraps (energy rails only).
+        max_power_w: Most power the rail can plausibly draw, where known: sizes the guard against unseen wraps.
+        update_period_s: Time between new values of the sensor, nominal or probed; None if unknown.
+        averaging_s: Time over which the sensor averages; None if unknown.
+        source: Path or call that the value comes from.
+        meaning: What the board's maker says the rail feeds, for people.
+        may_idle: True if the rail may truly draw nothing for long, so that a counter that stands still is no fault.
+    """
+
+    name: str
+    kind: Kind
+    sense: Literal["energy", "power"]
+    parent: str | None = None
+    unit_j: float | None = None
+    wrap_ticks: int | None = None
+    max_power_w: float | None = None
+    update_period_s: float | None = None
+    averaging_s: float | None = None
+    source: str = ""
+    meaning: str = ""
+    may_idle: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with every attribute."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build a rail from what `to_json` wrote; unknown keys are ignored, wrong types raise TypeError or KeyError."""
+        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All rails of a meter at one instant.
+
+    Attributes:
+        t_s: Clock time of the read, in seconds (middle of the read).
+        values: Per rail name: counter ticks (int) or watts (float). Every rail of the meter is present.
+    """
+
+    t_s: float
+    values: Mapping[str, float]
+
+
+class Meter(ABC):
+    """A source of readings. Subclasses implement `read`; `close` frees what `open` took.
+
+    Attributes:
+        name: Registry name, for example `powercap`.
+        provenance: What its joules may be called.
+        rails: Its rails; fixed while it is open.
+        clock: Time that readings are stamped with.
+        notes: What a user must know about its numbers (for example an offset of DRAM counters).
+    """
+
+    name: str
+    provenance: Provenance = Provenance.MEASURED
+    rails: tuple[Rail, ...]
+    clock: Clock
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def read(self) -> Reading:
+        """Read every rail once.
+
+        Raises:
+            MeterError: If any rail cannot be read. Never returns 0 for a reading that failed.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most meters hold nothing
+        """Free files and handles; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON object that a measurements header keeps of this meter."""
+        return {
+            "name": self.name,
+            "provenance": str(self.provenance),
+            "rails": [rail.to_json() for rail in self.rails],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MeterContext:
+    """Where meters look: everything that tests replace.
+
+    Attributes:
+        sysfs_root: Stands for `/sys`.
+        clock: Time for readings.
+        tdp_w: Rated power given by the user, for the `tdp` meter.
+        options: Further handles by meter name, for example a library object or a command path; documented by each meter.
+    """
+
+    sysfs_root: Path = Path("/sys")
+    clock: Clock = field(default_factory=RealClock)
+    tdp_w: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_environment(cls, sysfs_root: Path | None = None, **more: Any) -> Self:
+        """Build a context; `sysfs_root` falls back to the variable CWMP_SYSFS_ROOT and then to `/sys`."""
+        root = sysfs_root or Path(os.environ.get("CWMP_SYSFS_ROOT") or "/sys")
+        return cls(sysfs_root=root, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """What discovery says about one meter.
+
+    Attributes:
+        meter: Registry name.
+        available: Whether `open_meter` would succeed now.
+        reason: Why not, in one line; empty if available.
+        cure: What the user can do about it; empty if available or hopeless.
+        fix: Shell lines that would mend it (printed by `devices --fix`, never run).
+        provenance: What its joules would be called.
+        rails: Its rails, if available.
+        notes: What a user must know about its numbers.
+    """
+
+    meter: str
+    available: bool
+    reason: str = ""
+    cure: str = ""
+    fix: tuple[str, ...] = ()
+    provenance: Provenance = Provenance.MEASURED
+    rails: tuple[Rail, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class MeterFactory(ABC):
+    """One kind of meter: says whether it is there and opens it. Third parties register one under `cwmp.meters`.
+
+    Attributes:
+        name: Registry name.
+        summary: One line for people.
+        devices: Device names (`cpu`, `cuda`, `jetson`, `rpi5`, ...) that this meter can serve.
+        rank: Order in which `auto` prefers meters, lowest first; None is never chosen automatically.
+    """
+
+    name: str
+    summary: str
+    devices: tuple[str, ...] = ("cpu",)
+    rank: int | None = None
+    provenance: Provenance = Provenance.MEASURED
+
+    @abstractmethod
+    def open(self, context: MeterContext) -> Meter:
+        """Open the meter.
+
+        Raises:
+            MeterUnavailableError: If it is not there or not readable, with reason and cure.
+        """
+
+    def probe(self, context: MeterContext) -> Availability:
+        """Say whether the meter is available. Never raises a `CwmpError`."""
+        try:
+            with self.open(context) as meter:
+                meter.read()
+                return Availability(
+                    meter=self.name, available=True, rails=meter.rails, provenance=meter.provenance, notes=meter.notes
+                )
+        except MeterUnavailableError as error:
+            return Availability(
+                meter=self.name,
+                available=False,
+                reason=error.reason,
+                cure=error.cure,
+                fix=error.fix,
+                provenance=self.provenance,
+            )
+        except MeterError as error:
+            return Availability(meter=self.name, available=False, reason=str(error), provenance=self.provenance)
+
+
+class MeterUnavailableError(MeterError):
+    """A meter is not there, with the reason and the cure kept apart.
+
+    Attributes:
+        reason: What was looked for, where, and what was found.
+        cure: What the user can do; may be empty.
+        fix: Shell lines for `devices --fix`.
+    """
+
+    def __init__(self, reason: str, cure: str = "", fix: Iterable[str] = ()) -> None:
+        super().__init__(f"{reason}; {cure}" if cure else reason)
+        self.reason = reason
+        self.cure = cure
+        self.fix = tuple(fix)
+
+
+def root_rails(rails: Iterable[Rail]) -> tuple[Rail, ...]:
+    """Return the rails that a total may add: those that no other present rail contains."""
+    rails = tuple(rails)
+    names = {rail.name for rail in rails}
+    return tuple(rail for rail in rails if rail.parent not in names)
