@@ -1,0 +1,189 @@
+"""Aligning a window's ends with the instants at which a counter changes, and measuring how often it does.
+
+An energy counter that is updated every `u` seconds lags by up to `u`: a window that starts and ends anywhere is wrong by up
+to one update's energy at either end. A window that starts and ends just after the counter changed is wrong only by the time
+between two polls.
+
+    counter   ______|^^^^^^|______|^^^^^^|______|
+    polls       . . .|                    . . .|
+                     start                     end
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import dataclass
+
+from cwmp_profiler.errors import MeterError
+from cwmp_profiler.meters.base import Meter, Rail, Reading, root_rails
+
+POLLS_PER_UPDATE = 20
+MIN_POLL_S, MAX_POLL_S = 5e-5, 2e-3
+UNKNOWN_UPDATE_POLL_S = 2e-4
+STALL_UPDATES = 50
+UNKNOWN_UPDATE_TIMEOUT_S = 2.0
+MIN_TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """The instant at which a counter was seen to change, or, where nothing counts, the instant it was asked.
+
+    Attributes:
+        aligned: False if the meter has no counter to align on; then `reading` is a plain read.
+        rail: Rail that changed; empty if not aligned.
+        reading: The first reading with the new value.
+        waited_s: Time spent waiting, in seconds.
+        uncertainty_s: Time between the last read of the old value and this one: the edge lies in between.
+        reads: Reads taken.
+    """
+
+    aligned: bool
+    rail: str
+    reading: Reading
+    waited_s: float
+    uncertainty_s: float
+    reads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePeriod:
+    """How often a sensor gave a new value, as observed.
+
+    Attributes:
+        rail: Rail watched.
+        edges: Changes seen.
+        median_s: Median time between changes, in seconds; None with fewer than two changes.
+        low_s: Shortest time between changes.
+        high_s: Longest time between changes.
+        poll_s: Mean time between reads: no period shorter than about this can be seen.
+        watched_s: Time watched.
+    """
+
+    rail: str
+    edges: int
+    median_s: float | None
+    low_s: float | None
+    high_s: float | None
+    poll_s: float
+    watched_s: float
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the polls were fast enough to tell the period: at least three polls per change."""
+        return self.median_s is not None and self.median_s >= 3 * self.poll_s
+
+
+def counting_rail(meter: Meter) -> Rail | None:
+    """Return the rail to align on: the first counter that totals add and that never rests; None if there is none."""
+    for rail in root_rails(meter.rails):
+        if rail.sense == "energy" and not rail.may_idle:
+            return rail
+    return None
+
+
+def poll_period_s(rail: Rail) -> float:
+    """Return the time between polls, in seconds, that resolves an edge of `rail` without drowning in reads."""
+    if rail.update_period_s is None:
+        return UNKNOWN_UPDATE_POLL_S
+    return min(max(rail.update_period_s / POLLS_PER_UPDATE, MIN_POLL_S), MAX_POLL_S)
+
+
+def wait_for_edge(meter: Meter, timeout_s: float | None = None, *, rail: str | None = None) -> Edge:
+    """Wait until a counter of `meter` changes.
+
+    Args:
+        meter: An open meter.
+        timeout_s: Longest wait in seconds; None allows 50 update periods (at least 0.5 s; 2 s where the period is unknown).
+        rail: Counter to watch; None takes `counting_rail(meter)`.
+
+    Returns:
+        The edge. Where the meter only senses power there is nothing to wait for: one read, `aligned=False`.
+
+    Raises:
+        MeterError: If the counter stood still for `timeout_s`, or a read failed.
+    """
+    chosen = _rail_named(meter, rail) if rail is not None else counting_rail(meter)
+    before = meter.clock.now()
+    reading = meter.read()
+    if chosen is None:
+        return Edge(
+            aligned=False,
+            rail="",
+            reading=reading,
+            waited_s=meter.clock.now() - before,
+            uncertainty_s=0.0,
+            reads=1,
+        )
+    if timeout_s is None:
+        period = chosen.update_period_s
+        timeout_s = UNKNOWN_UPDATE_TIMEOUT_S if period is None else max(STALL_UPDATES * period, MIN_TIMEOUT_S)
+    old, previous_t, reads = reading.values[chosen.name], reading.t_s, 1
+    pause = poll_period_s(chosen)
+    while True:
+        meter.clock.sleep(pause)
+        reading = meter.read()
+        reads += 1
+        now = meter.clock.now()
+        if reading.values[chosen.name] != old:
+            return Edge(
+                aligned=True,
+                rail=chosen.name,
+                reading=reading,
+                waited_s=now - before,
+                uncertainty_s=reading.t_s - previous_t,
+                reads=reads,
+            )
+        previous_t = reading.t_s
+        if now - before >= timeout_s:
+            raise MeterError(
+                f"meter {meter.name}: counter {chosen.name} stood still at {int(old)} for {now - before:.2f} s "
+                f"({chosen.source}), so no window can start on its edge; check the sensor with 'cwmp-profile devices --probe'"
+            )
+
+
+def observe_updates(meter: Meter, rail: str, duration_s: float, *, poll_s: float | None = None) -> UpdatePeriod:
+    """Watch a rail for `duration_s` seconds and say how often its value changed.
+
+    For a power sensor, two equal values in a row look like one: under a steady load the answer is an upper bound.
+
+    Args:
+        meter: An open meter.
+        rail: Name of the rail to watch.
+        duration_s: Time to watch, in seconds.
+        poll_s: Time between polls, in seconds; None takes `poll_period_s(rail)`.
+
+    Raises:
+        MeterError: If a read failed or the meter has no such rail.
+    """
+    pause = poll_period_s(_rail_named(meter, rail)) if poll_s is None else poll_s
+    start = meter.clock.now()
+    reading = meter.read()
+    value, changes, reads = reading.values[rail], [], 1
+    while meter.clock.now() - start < duration_s:
+        meter.clock.sleep(pause)
+        reading = meter.read()
+        reads += 1
+        if reading.values[rail] != value:
+            value = reading.values[rail]
+            changes.append(reading.t_s)
+    watched = meter.clock.now() - start
+    gaps = [later - earlier for earlier, later in itertools.pairwise(changes)]
+    return UpdatePeriod(
+        rail=rail,
+        edges=len(changes),
+        median_s=statistics.median(gaps) if gaps else None,
+        low_s=min(gaps, default=None),
+        high_s=max(gaps, default=None),
+        poll_s=watched / max(reads - 1, 1),
+        watched_s=watched,
+    )
+
+
+def _rail_named(meter: Meter, name: str) -> Rail:
+    for rail in meter.rails:
+        if rail.name == name:
+            return rail
+    known = ", ".join(rail.name for rail in meter.rails)
+    raise MeterError(f"meter {meter.name} has no rail {name!r}; it has {known}")
