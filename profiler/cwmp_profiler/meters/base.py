@@ -210,6 +210,15 @@ class MeterFactory(ABC):
             MeterUnavailableError: If it is not there or not readable, with reason and cure.
         """
 
+    def open_for(self, context: MeterContext, device: str) -> Meter:
+        """Open the meter for `auto`; a meter that may find itself measuring something else than `device` refuses here.
+
+        Raises:
+            MeterUnavailableError: If it is not there, not readable, or does not measure `device`.
+        """
+        del device
+        return self.open(context)
+
     def probe(self, context: MeterContext) -> Availability:
         """Say whether the meter is available. Never raises a `CwmpError`."""
         try:
