@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.migrate import migrate
 from cwmp_costmodels.schema import Profile
+from cwmp_profiler.measurements import first_problem
 
 MAX_PROFILE_BYTES = 64 * 1024 * 1024
 
@@ -59,15 +60,6 @@ def parse_profile(text: str | bytes, *, where: str = "profile") -> Profile:
         return Profile.model_validate(data)
     except ValidationError as error:
         raise ProfileError(f"{where}: {first_problem(error)}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return one line for the first problem of a validation: path, what was expected, what was got."""
-    problem = error.errors(include_url=False)[0]
-    path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    got = "" if problem["type"] == "missing" else f", got {_short(problem['input'])}"
-    return f"{problem['msg']} @ {path}{got}{more}"
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
@@ -120,8 +112,3 @@ def _read(path: Path, shipped: Mapping[str, Path]) -> bytes:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

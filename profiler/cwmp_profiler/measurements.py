@@ -1,0 +1,409 @@
+"""Measurement files: JSON Lines, a header and then one line per finished window, append-only.
+
+A killed session loses at most the window in flight. A last line without its newline is torn: readers leave it out and say so,
+`MeasurementsWriter.resume` cuts it off. Anything else that is wrong is refused with its line number.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.errors import SessionError
+from cwmp_profiler.provenance import Provenance
+
+SCHEMA_VERSION = 1
+RecordT = TypeVar("RecordT", bound=BaseModel)
+KIND = "cwmp-measurements"
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PointRecord(_Record):
+    """One point of a plan: a workload with its parameters."""
+
+    id: str
+    """Content hash of family, workload and parameters."""
+    family: str
+    workload: str
+    params: dict[str, Any] = {}
+
+
+class PlanRecord(_Record):
+    """What a session sets out to measure."""
+
+    preset: str
+    seed: int = Field(strict=True)
+    repeats: int = Field(ge=1, strict=True)
+    window_s: Positive
+    """Least duration of a window in seconds."""
+    points: list[PointRecord]
+    order: list[tuple[str, int]]
+    """Point id and repeat of every window, in the order measured."""
+    remarks: list[str] = []
+
+
+class MeterRecord(_Record):
+    """The meter of a session, as `Meter.describe` gave it."""
+
+    name: str
+    provenance: Provenance
+    rails: list[dict[str, Any]]
+    notes: list[str] = []
+
+
+class Header(_Record):
+    """First line of a measurements file."""
+
+    kind: Literal["cwmp-measurements"] = "cwmp-measurements"
+    schema_version: Literal[1] = 1
+    created: str
+    """UTC time in ISO 8601."""
+    tool: str
+    session: str
+    """Random identity of the session."""
+    device: dict[str, Any]
+    """`DeviceInfo.to_json()`."""
+    meter: MeterRecord
+    environment: dict[str, Any]
+    """Machine and software: os, kernel, python, torch, governor, clocks, load at the start."""
+    plan: PlanRecord
+
+    def device_info(self) -> DeviceInfo:
+        """Return the device as a `DeviceInfo`."""
+        return DeviceInfo.from_json(self.device)
+
+
+class RailRecord(_Record):
+    """Joules of one rail over a window, with its raw readings."""
+
+    energy_j: Finite
+    first: Finite
+    last: Finite
+    wraps: Count = 0
+    samples: Count = 2
+    moved: bool = True
+
+
+class Window(_Record):
+    """One finished window."""
+
+    window: Count
+    """Running number in the file."""
+    point: str
+    repeat: Count
+    family: str
+    workload: str
+    params: dict[str, Any] = {}
+    iterations: Count
+    counts: dict[str, NonNegative]
+    """Work done in the window (iterations times the workload's counts), by name of `cwmp_profiler.counts`."""
+    t_start_s: Finite
+    """Session clock at the first reading, in seconds since the session's start."""
+    duration_s: Positive
+    energy_j: NonNegative
+    """Sum over rails that no other rail contains."""
+    rails: dict[str, RailRecord]
+    reads: Count = 2
+    read_s: NonNegative = 0.0
+    """Time that the meter's own reads took."""
+    environment: dict[str, Any] = {}
+    """What was recorded around the window: temperature_c, clock_hz, load, throttled, ..."""
+    flags: list[str] = []
+    """Doubts about this window, for example `short`, `throttled`, `background load`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """A measurements file in memory.
+
+    Attributes:
+        path: Where it was read from.
+        header: Its first line.
+        windows: All whole windows, in file order.
+        torn: Whether a torn last line was left out.
+        sha256: Hash of the whole lines.
+        whole_bytes: Length of the whole lines in bytes.
+    """
+
+    path: Path
+    header: Header
+    windows: tuple[Window, ...]
+    torn: bool
+    sha256: str
+    whole_bytes: int
+
+    def missing(self) -> list[tuple[str, int]]:
+        """Return (point id, repeat) of planned windows that are not in the file, in planned order."""
+        done = {(window.point, window.repeat) for window in self.windows}
+        return [(point, repeat) for point, repeat in self.header.plan.order if (point, repeat) not in done]
+
+
+def read_measurements(path: str | os.PathLike[str]) -> Measurements:
+    """Read a measurements file.
+
+    Raises:
+        SessionError: If it is missing, empty, foreign, newer, torn elsewhere than in its last line, holds numbers that are
+            no finite JSON numbers, or holds a window twice; names file, line and field.
+    """
+    target = Path(path)
+    try:
+        with target.open("rb") as file:
+            return _read(target, file)
+    except FileNotFoundError:
+        raise SessionError(f"no measurements file {target}; make one with 'cwmp-profile measure -o {target}'") from None
+    except OSError as error:
+        raise SessionError(f"cannot read {target}: {error.strerror or error}") from None
+
+
+def _read(path: Path, file: IO[bytes]) -> Measurements:
+    header: Header | None = None
+    windows: list[Window] = []
+    seen: dict[tuple[str, int], int] = {}
+    digest, whole, torn = hashlib.sha256(), 0, False
+    for number, line in _lines(path, file):
+        if not line.endswith(b"\n"):
+            torn = True
+            break
+        data = _parse_line(path, number, line)
+        if header is None:
+            header = _parse_header(path, data)
+        else:
+            window = _validate(Window, data, f"{path} line {number}")
+            key = (window.point, window.repeat)
+            if key in seen:
+                raise SessionError(
+                    f"{path} line {number} holds window {window.point} repeat {window.repeat} again (first on line {seen[key]}); "
+                    "delete one of the two lines"
+                )
+            seen[key] = number
+            windows.append(window)
+        digest.update(line)
+        whole += len(line)
+    if header is None:
+        state = "has a torn header and nothing else" if torn else "is empty"
+        raise SessionError(f"{path} {state}; measure again with 'cwmp-profile measure -o {path}'")
+    return Measurements(
+        path=path, header=header, windows=tuple(windows), torn=torn, sha256=digest.hexdigest(), whole_bytes=whole
+    )
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) >= MAX_LINE_BYTES:
+            raise SessionError(
+                f"{path} line {number} is over {MAX_LINE_BYTES} bytes long; this is no measurements file"
+            )
+        yield number, line
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        cure = "; is it a measurements file?" if number == 1 else "; restore it from a copy or delete the line"
+        raise SessionError(f"{path} line {number} is not JSON ({_one_line(error)}){cure}") from None
+    if not isinstance(data, dict):
+        raise SessionError(f"{path} line {number} is a JSON {type(data).__name__}, expected an object")
+    return data
+
+
+def _parse_header(path: Path, data: Mapping[str, Any]) -> Header:
+    kind, version = data.get("kind"), data.get("schema_version")
+    if kind != KIND:
+        raise SessionError(
+            f"{path} line 1 has kind {kind!r}, expected {KIND!r}; give a file that 'cwmp-profile measure' wrote"
+        )
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise SessionError(
+            f"{path} line 1 has schema_version {version!r}, expected an integer from 1 to {SCHEMA_VERSION}"
+        )
+    if version > SCHEMA_VERSION:
+        raise SessionError(
+            f"{path} has schema_version {version}, this program knows up to {SCHEMA_VERSION}; "
+            "upgrade with: pip install -U cwmp-profile"
+        )
+    header = _validate(Header, data, f"{path} line 1")
+    try:
+        header.device_info()
+    except (KeyError, TypeError) as error:
+        raise SessionError(f"{path} line 1: device block is incomplete ({_one_line(error)}) @ $.device") from None
+    return header
+
+
+def _validate(model: type[RecordT], data: Mapping[str, Any], where: str) -> RecordT:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise SessionError(f"{where}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return one line for the first problem of a pydantic validation: what was expected, the path, what was got."""
+    problem = error.errors(include_url=False)[0]
+    path = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    got = "" if problem["type"] == "missing" else f", got {_short(problem['input'])}"
+    return f"{problem['msg']} @ {path}{got}{more}"
+
+
+class MeasurementsWriter:
+    """Appends windows to a measurements file; each is flushed to disk before the next begins.
+
+    Use `create` for a new session or `resume` for an interrupted one.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], next_window: int) -> None:
+        self.path = path
+        self.next_window = next_window
+        self._file = file
+
+    @classmethod
+    def create(cls, path: Path, header: Header, *, overwrite: bool = False) -> Self:
+        """Start a file with `header`.
+
+        Raises:
+            SessionError: If the file exists (unless `overwrite`) or cannot be written.
+        """
+        try:
+            file = path.open("wb" if overwrite else "xb")
+        except FileExistsError:
+            raise SessionError(f"{path} exists; continue it with --resume or choose another file with -o") from None
+        except OSError as error:
+            raise SessionError(f"cannot write {path}: {error.strerror or error}; choose another file with -o") from None
+        writer = cls(path, file, 0)
+        writer._append(header)
+        return writer
+
+    @classmethod
+    def resume(cls, found: Measurements) -> Self:
+        """Continue a file that `read_measurements` read; a torn last line is cut off.
+
+        Raises:
+            SessionError: If it cannot be written.
+        """
+        try:
+            file = found.path.open("r+b")
+            file.truncate(found.whole_bytes)
+            file.seek(found.whole_bytes)
+        except OSError as error:
+            raise SessionError(f"cannot continue {found.path}: {error.strerror or error}") from None
+        return cls(found.path, file, max((window.window for window in found.windows), default=-1) + 1)
+
+    def append(self, window: Window) -> None:
+        """Write one window and flush it to disk.
+
+        Raises:
+            SessionError: If the disk is full or the file cannot be written; whole windows before it are kept.
+        """
+        self._append(window)
+        self.next_window = window.window + 1
+
+    def _append(self, record: BaseModel) -> None:
+        line = json.dumps(record.model_dump(mode="json"), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        start = self._file.tell()
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._cut(start)
+            cure = "free some space" if error.errno == errno.ENOSPC else "check the target"
+            raise SessionError(
+                f"cannot write {self.path}: {error.strerror or error}; {cure} and continue with --resume"
+            ) from None
+
+    def _cut(self, length: int) -> None:
+        """Best effort to leave only whole lines after a failed write; a torn tail is also repaired on resume."""
+        try:
+            os.ftruncate(self._file.fileno(), length)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise SessionError(
+                f"cannot finish {self.path}: {error.strerror or error}; continue with --resume"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+COMPARED: tuple[str, ...] = (
+    "device.kind",
+    "device.model",
+    "device.levels",
+    "device.line_bytes",
+    "device.memory_bytes",
+    "device.threads",
+    "device.dtypes",
+    "meter.name",
+    "meter.provenance",
+    "meter.rails",
+    "environment.governor",
+    "environment.clock_max_hz",
+    "environment.torch",
+    "environment.driver",
+)
+"""Header fields that must be equal for windows of two files to be fitted together."""
+
+
+def difference(first: Header, second: Header) -> tuple[str, Any, Any] | None:
+    """Return the first field that makes two sessions incomparable with both its values, or None if they add up."""
+    a, b = first.model_dump(mode="json"), second.model_dump(mode="json")
+    for path in COMPARED:
+        left, right = _field(a, path), _field(b, path)
+        if path == "meter.rails":
+            left, right = [_identity(rail) for rail in left], [_identity(rail) for rail in right]
+        if left != right:
+            return path, left, right
+    return None
+
+
+def _identity(rail: Mapping[str, Any]) -> list[Any]:
+    return [rail.get(key) for key in ("name", "kind", "sense", "parent", "unit_j")]
+
+
+def _field(data: Any, path: str) -> Any:
+    for part in path.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
