@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 Counts = dict[str, float]
@@ -25,8 +26,38 @@ Optimizer = Literal["sgd", "momentum", "adam"]
 STATE_TENSORS: Mapping[str, int] = {"sgd": 0, "momentum": 1, "adam": 2}
 """Optimiser state tensors of the parameter's size, beside the parameter itself."""
 
-ELEMENT_FLOPS: Mapping[str, int] = {"sgd": 2, "momentum": 4, "adam": 12}
-"""Elementwise floating-point operations per updated entry (Adam: two moments 3+4, bias corrections folded, root, divide, axpy)."""
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One elementwise kernel of an optimiser step, per entry it handles.
+
+    Attributes:
+        reads: Tensors read.
+        writes: Tensors written.
+        flops: Floating-point operations.
+    """
+
+    reads: int
+    writes: int
+    flops: int
+
+
+DENSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
+    # p.add_(g, alpha)
+    "sgd": (Kernel(2, 1, 2),),
+    # b.mul_(mu); b.add_(g); p.add_(b, alpha)
+    "momentum": (Kernel(1, 1, 1), Kernel(2, 1, 1), Kernel(2, 1, 2)),
+    # m.lerp_(g); v.mul_(beta); v.addcmul_(g, g); s = v.sqrt(); s.add_(eps); p.addcdiv_(m, s)
+    "adam": (Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(1, 1, 1), Kernel(3, 1, 3)),
+}
+"""Kernels of one dense step as torch's own single-tensor optimisers issue them (tested against `torch.optim`)."""
+
+SPARSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
+    "sgd": (),
+    "momentum": (Kernel(1, 1, 1), Kernel(2, 1, 1)),
+    "adam": (Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(1, 1, 1), Kernel(2, 1, 1)),
+}
+"""Kernels of one sparse step on the k gathered entries, beside the gathers and scatters."""
 
 INDEX_BYTES = 8
 """Bytes of one torch index (int64)."""
@@ -93,29 +124,54 @@ def lines_touched(n: int, k: float, *, entry_bytes: int, line_bytes: int) -> flo
 
 
 def dense_update(n: int, level: str, optimizer: Optimizer, *, entry_bytes: int = 4) -> Counts:
-    """Return the counts of one dense optimiser step over n entries whose working set lives at `level`.
-
-    Each of parameter and state tensors is read and written once, the gradient is read once (the traffic of a fused step).
-    """
-    tensors = 1 + STATE_TENSORS[optimizer]
-    counts = stream(
-        level, read_bytes=n * entry_bytes * (tensors + 1), written_bytes=n * entry_bytes * tensors, launches=tensors
-    )
-    counts["elem_float32"] = float(ELEMENT_FLOPS[optimizer] * n)
-    return counts
+    """Return the counts of one dense optimiser step over n entries whose working set lives at `level`."""
+    return _elementwise(n, level, DENSE_KERNELS[optimizer], entry_bytes)
 
 
 def sparse_update(
-    n: int, k: float, level: str, optimizer: Optimizer, *, entry_bytes: int = 4, line_bytes: int = 64
+    n: int,
+    k: float,
+    level: str,
+    optimizer: Optimizer,
+    *,
+    entry_bytes: int = 4,
+    line_bytes: int = 64,
+    temporary_level: str | None = None,
 ) -> Counts:
     """Return the counts of one sparse optimiser step that updates k of n entries, given their indices and values.
 
-    Per tensor (parameter and state) the touched lines are read, modified and written; indices and values are streamed.
+    Per tensor (parameter and state) the touched lines are read, modified and written once. State tensors are gathered,
+    worked on and scattered back: two indexed kernels; the parameter takes one. Each indexed kernel streams the k indices and
+    k values.
+
+    Args:
+        n: Entries of the tensor.
+        k: Entries updated; may be a fraction (an expectation).
+        level: Memory level where parameter and state live.
+        optimizer: Which step.
+        entry_bytes: Bytes of an entry.
+        line_bytes: Bytes of a line.
+        temporary_level: Memory level of the k-sized temporaries; None takes `level`.
     """
-    tensors = 1 + STATE_TENSORS[optimizer]
-    counts = stream(level, read_bytes=k * (INDEX_BYTES + entry_bytes), launches=tensors)
-    counts[f"{level}_line"] = tensors * lines_touched(n, k, entry_bytes=entry_bytes, line_bytes=line_bytes)
-    counts["elem_float32"] = float(ELEMENT_FLOPS[optimizer] * k)
+    near = temporary_level or level
+    states = STATE_TENSORS[optimizer]
+    gathers = stream(
+        near, read_bytes=states * k * INDEX_BYTES, written_bytes=states * k * entry_bytes, launches=float(states)
+    )
+    scatters = stream(near, read_bytes=(1 + states) * k * (INDEX_BYTES + entry_bytes), launches=1.0 + states)
+    lines = (1 + states) * lines_touched(n, k, entry_bytes=entry_bytes, line_bytes=line_bytes)
+    apply = {f"{level}_line": lines, "elem_float32": 2.0 * k}
+    return add(gathers, _elementwise(k, near, SPARSE_KERNELS[optimizer], entry_bytes), scatters, apply)
+
+
+def _elementwise(n: float, level: str, kernels: tuple[Kernel, ...], entry_bytes: int) -> Counts:
+    counts = stream(
+        level,
+        read_bytes=n * entry_bytes * sum(kernel.reads for kernel in kernels),
+        written_bytes=n * entry_bytes * sum(kernel.writes for kernel in kernels),
+        launches=float(len(kernels)),
+    )
+    counts["elem_float32"] = float(n * sum(kernel.flops for kernel in kernels))
     return counts
 
 
