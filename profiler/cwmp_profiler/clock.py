@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -62,6 +63,14 @@ class RealClock:
             thread.join()
 
 
+@dataclass(slots=True, eq=False)
+class _Periodic:
+    due_s: float
+    period_s: float
+    call: Callable[[], None]
+    running: bool = False
+
+
 class VirtualClock:
     """Time that passes only when told to, for simulated devices and scripted hardware in tests.
 
@@ -72,7 +81,7 @@ class VirtualClock:
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._now = start_s
-        self._periodic: list[tuple[float, float, Callable[[], None]]] = []
+        self._periodic: list[_Periodic] = []
         self.listeners: list[Callable[[float, float], None]] = []
 
     def now(self) -> float:
@@ -80,19 +89,19 @@ class VirtualClock:
         return self._now
 
     def sleep(self, duration_s: float) -> None:
-        """Advance by `duration_s` seconds, running what falls due on the way."""
-        if duration_s <= 0:
-            return
-        end = self._now + duration_s
+        """Advance by `duration_s` seconds, running what falls due on the way.
+
+        Periodic work may itself sleep (a slow read does): that time passes for everybody, and what is running is not started
+        a second time, as with a thread of its own.
+        """
+        end = self._now + max(duration_s, 0.0)
         while True:
-            due = min((entry[0] for entry in self._periodic), default=end)
-            step_to = min(max(due, self._now), end)
-            self._pass_to(step_to)
-            if due > end or not self._periodic:
+            ready = [entry for entry in self._periodic if not entry.running and entry.due_s <= end]
+            if not ready:
                 break
-            self._run_due()
-            if step_to >= end:
-                break
+            entry = min(ready, key=lambda entry: entry.due_s)
+            self._pass_to(entry.due_s)
+            self._run(entry)
         self._pass_to(end)
 
     def _pass_to(self, end: float) -> None:
@@ -101,18 +110,22 @@ class VirtualClock:
             for listener in self.listeners:
                 listener(start, end)
 
-    def _run_due(self) -> None:
-        for index, (due, period, call) in enumerate(self._periodic):
-            if due <= self._now:
-                self._periodic[index] = (due + period, period, call)
-                call()
+    def _run(self, entry: _Periodic) -> None:
+        entry.running = True
+        try:
+            entry.call()
+        finally:
+            entry.running = False
+            entry.due_s = max(entry.due_s + entry.period_s, self._now)
 
     @contextmanager
     def every(self, period_s: float, call: Callable[[], None]) -> Iterator[None]:
         """Call `call` at each multiple of `period_s` that virtual time passes while the context is open."""
-        call_id = call
-        self._periodic.append((self._now + period_s, period_s, call_id))
+        if period_s <= 0:
+            raise ValueError(f"period_s must be positive, got {period_s}")
+        entry = _Periodic(self._now + period_s, period_s, call)
+        self._periodic.append(entry)
         try:
             yield
         finally:
-            self._periodic = [entry for entry in self._periodic if entry[2] is not call_id]
+            self._periodic.remove(entry)

@@ -6,7 +6,8 @@
 
 Counting rails are read at both ends; where a counter can wrap, a guard reads often enough (at least twice per wrap at the
 greatest plausible power) that each difference is unambiguous. Sensing rails are sampled and integrated by trapezoid over the
-samples' own time stamps.
+samples' own time stamps. Every difference must be one that the rail can plausibly draw in the time that passed: that is what
+tells a wrap from a counter that was reset, and a jump from work.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from typing import Any
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, Rail, Reading, root_rails
 
-ASSUMED_MAX_POWER_W = 2000.0
-"""Power that no rail without a stated maximum is assumed to exceed, for sizing the wrap guard."""
+ASSUMED_MAX_POWER_W = 5000.0
+"""Power that no rail without a stated maximum is assumed to exceed: sizes the wrap guard and unmasks jumps."""
 
 MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
 DEFAULT_SAMPLE_S = 0.05
+DEFAULT_UPDATE_S = 0.02
+"""Update period assumed of a counter whose own is unknown."""
+
+STALL_UPDATES = 50
+"""Update periods without a change after which a counter that cannot idle has stalled."""
+
+LATE_UPDATES, LATE_S = 10, 1.0
+"""A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +74,7 @@ class Energy:
         energy_j: Sum over rails that no other rail contains.
         reads: Reads taken by guard and sampler, the two at the ends included.
         read_s: Time spent in reads, in seconds: the meter's own cost.
+        longest_gap_s: Longest time between two successive reads: a power rail says nothing of what happened in it.
     """
 
     t_start_s: float
@@ -73,6 +83,7 @@ class Energy:
     energy_j: float
     reads: int
     read_s: float
+    longest_gap_s: float
 
 
 @dataclass(slots=True)
@@ -80,9 +91,9 @@ class _RailState:
     rail: Rail
     first: float
     last: float
-    last_t: float
+    changed_t: float
     energy: float = 0.0
-    ticks: int = 0
+    ticks: float = 0
     wraps: int = 0
     samples: int = 1
     moved: bool = False
@@ -107,6 +118,8 @@ class Tracker:
     _reads: int = field(default=0, init=False)
     _read_s: float = field(default=0.0, init=False)
     _start_t: float = field(default=0.0, init=False)
+    _last_t: float = field(default=0.0, init=False)
+    _gap_s: float = field(default=0.0, init=False)
 
     def start(self) -> None:
         """Take the first read and start the guard or sampler.
@@ -116,9 +129,9 @@ class Tracker:
         """
         if self._stack is not None:
             raise RuntimeError("Tracker.start() called twice without stop()")
-        self._error, self._reads, self._read_s = None, 0, 0.0
+        self._error, self._reads, self._read_s, self._gap_s = None, 0, 0.0, 0.0
         reading = self._read()
-        self._start_t = reading.t_s
+        self._start_t = self._last_t = reading.t_s
         self._states = {
             rail.name: _RailState(rail, reading.values[rail.name], reading.values[rail.name], reading.t_s)
             for rail in self.meter.rails
@@ -132,7 +145,8 @@ class Tracker:
         """Take the last read and return the joules.
 
         Raises:
-            MeterError: If any read of the window failed, a counter went backwards, or a counter that must move stood still.
+            MeterError: If any read of the window failed, a counter went backwards or jumped, a counter that must move stood
+                still, or reads came too late to tell how often a counter wrapped.
         """
         if self._stack is None:
             raise RuntimeError("Tracker.stop() called without start()")
@@ -143,7 +157,6 @@ class Tracker:
         last = self._read()
         self._add(last)
         duration = last.t_s - self._start_t
-        self._check_stalls(duration)
         rails = {
             name: RailEnergy(
                 name=name,
@@ -164,6 +177,7 @@ class Tracker:
             energy_j=total,
             reads=self._reads,
             read_s=self._read_s,
+            longest_gap_s=self._gap_s,
         )
 
     def abandon(self) -> None:
@@ -180,7 +194,7 @@ class Tracker:
                 nominal = rail.update_period_s / 2 if rail.update_period_s else DEFAULT_SAMPLE_S
                 periods.append(self.sample_period_s or nominal)
             elif rail.wrap_ticks is not None:
-                wrap_s = rail.wrap_ticks * _unit(rail) / (rail.max_power_w or ASSUMED_MAX_POWER_W)
+                wrap_s = rail.wrap_ticks * _unit(rail) / _max_power_w(rail)
                 periods.append(min(max(wrap_s / 2.5, MIN_GUARD_S), MAX_GUARD_S))
         return min(periods) if periods else None
 
@@ -208,45 +222,65 @@ class Tracker:
             self._error = error
 
     def _add(self, reading: Reading) -> None:
+        passed_s = reading.t_s - self._last_t
+        if passed_s < 0:
+            raise MeterError(
+                f"meter {self.meter.name}: its clock went back by {-passed_s:.6f} s; measure this window again"
+            )
+        self._gap_s = max(self._gap_s, passed_s)
         for name, state in self._states.items():
             value = reading.values[name]
             state.samples += 1
-            state.moved |= value != state.last
             if state.rail.sense == "power":
-                state.energy += (reading.t_s - state.last_t) * (value + state.last) / 2
+                state.energy += passed_s * (value + state.last) / 2
             else:
-                state.ticks += self._difference(state, int(value))
-            state.last, state.last_t = value, reading.t_s
+                state.ticks += self._difference(state, value, passed_s)
+            if value != state.last:
+                state.moved, state.changed_t = True, reading.t_s
+            elif state.rail.sense == "energy":
+                self._check_stall(state, reading.t_s)
+            state.last = value
+        self._last_t = reading.t_s
 
-    def _difference(self, state: _RailState, value: int) -> int:
-        rail, last = state.rail, int(state.last)
+    def _difference(self, state: _RailState, value: float, passed_s: float) -> float:
+        rail, last = state.rail, state.last
         delta = value - last
-        if delta >= 0:
-            return delta
-        if rail.wrap_ticks is None:
-            raise MeterError(
-                f"meter {self.meter.name}: counter {rail.name} went backwards from {last} to {value} and never wraps "
-                f"({rail.source}); the driver was reset: measure this window again"
-            )
-        repaired = delta + rail.wrap_ticks
-        if not 0 <= repaired <= rail.wrap_ticks // 2:
-            raise MeterError(
-                f"meter {self.meter.name}: counter {rail.name} went backwards from {last} to {value} (it wraps at "
-                f"{rail.wrap_ticks}), which is no wrap ({rail.source}); measure this window again"
-            )
-        state.wraps += 1
-        return repaired
-
-    def _check_stalls(self, duration_s: float) -> None:
-        for state in self._states.values():
-            rail = state.rail
-            if rail.sense != "energy" or state.moved or rail.may_idle or rail.parent is not None:
-                continue
-            if duration_s > 50 * (rail.update_period_s or 0.02):
+        wrapped = delta < 0
+        most_j = _max_power_w(rail) * (passed_s + max(LATE_UPDATES * (rail.update_period_s or 0.0), LATE_S))
+        if wrapped:
+            delta += rail.wrap_ticks or 0
+            if delta < 0 or delta * _unit(rail) > most_j:
+                never = "never wraps" if rail.wrap_ticks is None else f"wraps at {rail.wrap_ticks}, so this is no wrap"
                 raise MeterError(
-                    f"meter {self.meter.name}: counter {rail.name} stood still at {int(state.last)} for {duration_s:.2f} s "
-                    f"({rail.source}); the sensor stalled: check it with 'cwmp-profile devices'"
+                    f"meter {self.meter.name}: counter {rail.name} went backwards from {last:.16g} to {value:.16g} and {never} "
+                    f"({rail.source}); it was reset: measure this window again"
                 )
+        elif delta * _unit(rail) > most_j:
+            raise MeterError(
+                f"meter {self.meter.name}: counter {rail.name} jumped from {last:.16g} to {value:.16g} within {passed_s:.3f} s, "
+                f"more than {_max_power_w(rail):g} W ({rail.source}); measure this window again"
+            )
+        if rail.wrap_ticks is not None and passed_s * _max_power_w(rail) > rail.wrap_ticks * _unit(rail):
+            raise MeterError(
+                f"meter {self.meter.name}: {passed_s:.2f} s passed between two reads of counter {rail.name}, which may wrap "
+                f"within {rail.wrap_ticks * _unit(rail) / _max_power_w(rail):.2f} s ({rail.source}); the machine was suspended or "
+                "overloaded: measure this window again"
+            )
+        state.wraps += wrapped
+        return delta
+
+    def _check_stall(self, state: _RailState, now_s: float) -> None:
+        rail, stood_s = state.rail, now_s - state.changed_t
+        if rail.may_idle or stood_s <= STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S):
+            return
+        raise MeterError(
+            f"meter {self.meter.name}: counter {rail.name} stood still at {state.last:.16g} for {stood_s:.2f} s ({rail.source}); "
+            "the sensor stalled: check it with 'cwmp-profile devices --probe', or take another meter"
+        )
+
+
+def _max_power_w(rail: Rail) -> float:
+    return rail.max_power_w or ASSUMED_MAX_POWER_W
 
 
 def _unit(rail: Rail) -> float:
