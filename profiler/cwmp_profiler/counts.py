@@ -43,14 +43,14 @@ class Kernel:
 
 
 DENSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
-    # p.add_(g, alpha)
     "sgd": (Kernel(2, 1, 2),),
-    # b.mul_(mu); b.add_(g); p.add_(b, alpha)
     "momentum": (Kernel(1, 1, 1), Kernel(2, 1, 1), Kernel(2, 1, 2)),
-    # m.lerp_(g); v.mul_(beta); v.addcmul_(g, g); s = v.sqrt(); s.add_(eps); p.addcdiv_(m, s)
     "adam": (Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(1, 1, 1), Kernel(3, 1, 3)),
 }
-"""Kernels of one dense step as torch's own single-tensor optimisers issue them (tested against `torch.optim`)."""
+"""Kernels of one dense step as torch's own single-tensor optimisers issue them (tested against `torch.optim`).
+
+SGD: axpy. Momentum: decay, accumulate, axpy. Adam: lerp, decay, accumulate squares, root, epsilon, divide-and-add.
+"""
 
 SPARSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "sgd": (),

@@ -1,0 +1,1 @@
+"""Devices under measurement; torch is imported only by those that compute on it."""

@@ -1,0 +1,150 @@
+"""Family `update`: the optimiser step of linear, conv, norm and embedding layers, dense and sparse.
+
+Dense steps issue the kernels of torch's own single-tensor SGD, momentum SGD and Adam; sparse steps update k random entries
+of parameter and state, given indices and values, as a federated client or a sparse local step does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cwmp_profiler.counts import STATE_TENSORS, Counts, dense_update, sparse_update, step_working_set_bytes
+from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.workloads.base import Point, Step, Workload, take
+from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, position_sets
+from cwmp_profiler.workloads.operands import Operands
+
+if TYPE_CHECKING:
+    import torch
+
+LEARNING_RATE, MU, BETA1, BETA2, EPS = 1e-6, 0.9, 0.9, 0.999, 1e-8
+
+SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
+    "norm": ((512,), (2048,)),
+    "conv": ((64, 64, 3, 3), (512, 512, 3, 3)),
+    "linear": ((512, 128), (4096, 1024)),
+    "embedding": ((2000, 64), (30522, 256)),
+}
+"""Shapes by layer type: a small and a large one of common networks (ResNet stages, BERT's vocabulary)."""
+
+
+class Update(Workload):
+    """One optimiser step of one parameter tensor."""
+
+    name = "update.step"
+
+    def points(self, device: DeviceInfo, preset: str) -> Iterable[Point]:
+        optimizers = take(
+            preset, quick=("sgd", "adam"), standard=("sgd", "momentum", "adam"), full=("sgd", "momentum", "adam")
+        )
+        densities = take(preset, quick=(0.02,), standard=(0.01, 0.1), full=(0.001, 0.01, 0.1, 0.3))
+        for layer, shapes in SHAPES.items():
+            for shape in shapes if preset == "full" else shapes[-1:]:
+                n = math.prod(shape)
+                if device.memory_bytes and n * ENTRY * 4 > device.memory_bytes * MEMORY_SHARE:
+                    continue
+                for optimizer in optimizers:
+                    common = {"layer": layer, "shape": list(shape), "n": n, "optimizer": optimizer}
+                    yield Point(workload=self.name, params={**common, "mode": "dense", "density": 1.0})
+                    for density in densities:
+                        if int(n * density) >= 16:
+                            yield Point(workload=self.name, params={**common, "mode": "sparse", "density": density})
+
+    def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
+        n, optimizer = params["n"], params["optimizer"]
+        level = device.level_of(step_working_set_bytes(n, optimizer))
+        if params["mode"] == "dense":
+            return dense_update(n, level, optimizer)
+        k = int(n * params["density"])
+        return sparse_update(
+            n,
+            k,
+            level,
+            optimizer,
+            line_bytes=device.line_bytes,
+            temporary_level=device.level_of(k * 8 * 3),
+        )
+
+    def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
+        n = params["n"]
+        k = int(n * params["density"])
+        held = step_working_set_bytes(n, params["optimizer"])
+        return held + (0 if params["mode"] == "dense" else k * 8 * position_sets(n, k, device))
+
+    def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
+        n, optimizer = params["n"], params["optimizer"]
+        parameter = operands.take("parameter", n)
+        state = [operands.take(f"state{index}", n) for index in range(STATE_TENSORS[optimizer])]
+        if params["mode"] == "dense":
+            gradient = operands.take("gradient", n)
+            return lambda: DENSE_STEPS[optimizer](parameter, gradient, state)
+        k = int(n * params["density"])
+        values = operands.take("values", k)
+        positions = operands.positions(f"update/{n}/{k}", n, k, position_sets(n, k, device))
+        turn = 0
+
+        def step() -> object:
+            nonlocal turn
+            turn = (turn + 1) % len(positions)
+            return SPARSE_STEPS[optimizer](parameter, positions[turn], values, state)
+
+        return step
+
+
+def dense_sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Step p -= lr*g, in place, as `torch.optim.SGD` does."""
+    del state
+    return p.add_(g, alpha=-LEARNING_RATE)
+
+
+def dense_momentum(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Step b = mu*b + g; p -= lr*b, in place."""
+    buffer = state[0].mul_(MU).add_(g)
+    return p.add_(buffer, alpha=-LEARNING_RATE)
+
+
+def dense_adam(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Adam's step with bias corrections taken as one (a late step), in place."""
+    first, second = state
+    first.lerp_(g, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+    return p.addcdiv_(first, second.sqrt().add_(EPS), value=-LEARNING_RATE)
+
+
+def sparse_sgd(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Step p[i] -= lr*g for k positions i and values g, both of shape (k,)."""
+    del state
+    return p.index_add_(0, i, g, alpha=-LEARNING_RATE)
+
+
+def sparse_momentum(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Step b[i] = mu*b[i] + g; p[i] -= lr*b[i]."""
+    buffer = state[0].index_select(0, i).mul_(MU).add_(g)
+    state[0].index_copy_(0, i, buffer)
+    return p.index_add_(0, i, buffer, alpha=-LEARNING_RATE)
+
+
+def sparse_adam(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+    """Adam's step at k positions only; moments elsewhere are left as they are."""
+    first = state[0].index_select(0, i).lerp_(g, 1 - BETA1)
+    state[0].index_copy_(0, i, first)
+    second = state[1].index_select(0, i).mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+    state[1].index_copy_(0, i, second)
+    step = first.div_(second.sqrt_().add_(EPS))
+    return p.index_add_(0, i, step, alpha=-LEARNING_RATE)
+
+
+DENSE_STEPS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]] = {
+    "sgd": dense_sgd,
+    "momentum": dense_momentum,
+    "adam": dense_adam,
+}
+SPARSE_STEPS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]] = {
+    "sgd": sparse_sgd,
+    "momentum": sparse_momentum,
+    "adam": sparse_adam,
+}
+
+WORKLOADS: tuple[Workload, ...] = (Update(),)
