@@ -19,3 +19,7 @@ class ModelError(CwmpError):
 
 class RadioError(CwmpError):
     """A radio preset is unknown or asked for something outside its physics."""
+
+
+class ScenarioError(CwmpError):
+    """A scenario, or a question about its costs, is outside what makes sense; names the argument."""
