@@ -5,7 +5,8 @@
     first read                                        last read
 
 Counting rails are read at both ends; where a counter can wrap, a guard reads often enough (at least twice per wrap at the
-greatest plausible power) that each difference is unambiguous. Sensing rails are sampled and integrated by trapezoid over the
+greatest plausible power) that each difference is unambiguous, and every counter is looked at now and then, so that one that
+stalls is noticed. Sensing rails are sampled and integrated by trapezoid over the
 samples' own time stamps. Every difference must be one that the rail can plausibly draw in the time that passed: that is what
 tells a wrap from a counter that was reset, and a jump from work.
 """
@@ -25,6 +26,9 @@ ASSUMED_MAX_POWER_W = 5000.0
 """Power that no rail without a stated maximum is assumed to exceed: sizes the wrap guard and unmasks jumps."""
 
 MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
+MIN_WATCH_S = 2.0
+"""Shortest time between reads that only watch for a stall."""
+
 DEFAULT_SAMPLE_S = 0.05
 DEFAULT_UPDATE_S = 0.02
 """Update period assumed of a counter whose own is unknown."""
@@ -33,7 +37,7 @@ STALL_UPDATES = 50
 """Update periods without a change after which a counter that cannot idle has stalled."""
 
 LATE_UPDATES, LATE_S = 10, 1.0
-"""A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump."""
+"""A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump or a stall."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,13 +191,16 @@ class Tracker:
             self._stack = None
 
     def period_s(self) -> float | None:
-        """Return the period of guard or sampler reads in seconds, or None if only the ends are read."""
+        """Return the period of guard or sampler reads in seconds; None if every rail may idle and none wraps."""
         periods = []
         for rail in self.meter.rails:
             if rail.sense == "power":
                 nominal = rail.update_period_s / 2 if rail.update_period_s else DEFAULT_SAMPLE_S
                 periods.append(self.sample_period_s or nominal)
-            elif rail.wrap_ticks is not None:
+                continue
+            if not rail.may_idle:
+                periods.append(max(_stall_s(rail), MIN_WATCH_S))
+            if rail.wrap_ticks is not None:
                 wrap_s = rail.wrap_ticks * _unit(rail) / _max_power_w(rail)
                 periods.append(min(max(wrap_s / 2.5, MIN_GUARD_S), MAX_GUARD_S))
         return min(periods) if periods else None
@@ -271,12 +278,16 @@ class Tracker:
 
     def _check_stall(self, state: _RailState, now_s: float) -> None:
         rail, stood_s = state.rail, now_s - state.changed_t
-        if rail.may_idle or stood_s <= STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S):
+        if rail.may_idle or stood_s <= _stall_s(rail):
             return
         raise MeterError(
             f"meter {self.meter.name}: counter {rail.name} stood still at {state.last:.16g} for {stood_s:.2f} s ({rail.source}); "
             "the sensor stalled: check it with 'cwmp-profile devices --probe', or take another meter"
         )
+
+
+def _stall_s(rail: Rail) -> float:
+    return max(STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S), LATE_S)
 
 
 def _max_power_w(rail: Rail) -> float:

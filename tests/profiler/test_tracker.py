@@ -78,8 +78,10 @@ def test_a_counter_without_a_stated_maximum_is_guarded_for_5_kw():
     assert Tracker(meter).period_s() <= 2**32 * 61e-6 / 5000 / 2
 
 
-def test_a_counter_that_never_wraps_is_read_at_the_ends_only():
-    assert Tracker(Scripted(counter(), pkg=lambda t: 0)).period_s() is None
+def test_a_counter_that_never_wraps_is_read_only_to_see_whether_it_stalls():
+    assert Tracker(Scripted(counter(update_period_s=0.1), pkg=lambda t: 0)).period_s() == 5.0
+    assert Tracker(Scripted(counter(update_period_s=0.001), pkg=lambda t: 0)).period_s() == 2.0
+    assert Tracker(Scripted(counter(may_idle=True), pkg=lambda t: 0)).period_s() is None
 
 
 def test_a_window_across_a_read_too_late_to_count_wraps_is_refused():
@@ -118,10 +120,11 @@ def test_a_counter_that_stands_still_is_refused():
         window(Scripted(counter(), pkg=lambda t: 7), 2.0)
 
 
-def test_a_counter_that_stalls_in_mid_window_is_refused_where_the_guard_sees_it():
-    rail = counter(wrap_ticks=10**9, max_power_w=100.0)
+@pytest.mark.parametrize("wrap", [None, 10**9])
+def test_a_counter_that_stalls_in_mid_window_is_refused(wrap):
+    rail = counter(wrap_ticks=wrap, max_power_w=100.0)
     with pytest.raises(MeterError, match="stood still"):
-        window(Scripted(rail, pkg=lambda t: int(50e6 * min(t, 5.5))), 30.0)
+        window(Scripted(rail, pkg=lambda t: int(50e6 * min(t, 5.5))), 10.0)
 
 
 def test_a_counter_that_may_idle_or_has_not_had_time_to_move_is_no_stall():
