@@ -15,7 +15,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Status = Literal["identified", "at bound", "not identified", "literature", "given"]
+Status = Literal["identified", "coarse", "at bound", "not identified", "literature", "given"]
+"""`coarse`: the interval excludes zero and is wider than 5% to either side; `not identified`: it holds zero."""
+
+Verdict = Literal["good", "doubtful", "bad"]
 
 
 class _Model(BaseModel):
@@ -48,6 +51,8 @@ class LayerCoefficient(_Model):
     """Dimensionless factor (unit `1`)."""
     windows: int = Field(ge=0, strict=True)
     """Windows it was fitted on."""
+    time_factor: Coefficient | None = None
+    """The same for time: measured duration over what the time model predicts (unit `1`)."""
 
 
 class DeviceBlock(_Model):
@@ -112,6 +117,21 @@ class HeldOut(_Model):
     """Mean absolute relative error of time."""
 
 
+class LackOfFit(_Model):
+    """Lack-of-fit F test: what points are off by, against what their repeats are off by."""
+
+    statistic: NonNegative
+    p_value: NonNegative
+    points: int = Field(ge=0, strict=True)
+    """Degrees of freedom of the points about the model."""
+    repeats: int = Field(ge=0, strict=True)
+    """Degrees of freedom of the repeats about their points."""
+    misfit: NonNegative
+    """Relative standard deviation of points about the model beyond noise."""
+    noise: NonNegative
+    """Relative standard deviation of repeats about their point."""
+
+
 class FitBlock(_Model):
     """How good the fit is and what it was made from."""
 
@@ -135,6 +155,16 @@ class FitBlock(_Model):
     """`attributed` where only the cost with static power attributed means anything (an estimated meter)."""
     repeat_spread: NonNegative | None = None
     """Median relative spread of repeats of one point: the noise that no model can explain."""
+    verdict: Verdict | None = None
+    """Whether the model describes the device: `good` (within noise), `doubtful`, `bad`; None where nothing shows it."""
+    energy_lack: LackOfFit | None = None
+    time_lack: LackOfFit | None = None
+    not_held_out: list[str] = []
+    """Groups of windows that the others do not determine, so that leaving them out says nothing."""
+    left_out: dict[str, int] = {}
+    """Windows that did not enter, by reason."""
+    order_correlation: Finite | None = None
+    """Serial correlation of the noise in measured order; near 0 unless the device drifts."""
     warnings: list[str] = []
     measurements: list[MeasurementsRef] = []
 
