@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cwmp_profiler.errors import MeterError
@@ -76,11 +77,10 @@ class UpdatePeriod:
 
 
 def counting_rail(meter: Meter) -> Rail | None:
-    """Return the rail to align on: the first counter that totals add and that never rests; None if there is none."""
-    for rail in root_rails(meter.rails):
-        if rail.sense == "energy" and not rail.may_idle:
-            return rail
-    return None
+    """Return the rail to align on: the first counter that never rests, one that totals add if there is one; None without any."""
+    counting = [rail for rail in meter.rails if rail.sense == "energy" and not rail.may_idle]
+    roots = set(root_rails(meter.rails))
+    return next((rail for rail in counting if rail in roots), counting[0] if counting else None)
 
 
 def poll_period_s(rail: Rail) -> float:
@@ -160,23 +160,27 @@ def observe_updates(meter: Meter, rail: str, duration_s: float, *, poll_s: float
     pause = poll_period_s(_rail_named(meter, rail)) if poll_s is None else poll_s
     start = meter.clock.now()
     reading = meter.read()
-    value, changes, reads = reading.values[rail], [], 1
+    readings = [reading]
     while meter.clock.now() - start < duration_s:
         meter.clock.sleep(pause)
-        reading = meter.read()
-        reads += 1
-        if reading.values[rail] != value:
-            value = reading.values[rail]
-            changes.append(reading.t_s)
-    watched = meter.clock.now() - start
+        readings.append(meter.read())
+    return update_period(readings, rail)
+
+
+def update_period(readings: Sequence[Reading], rail: str) -> UpdatePeriod:
+    """Say how often `rail` changed in a series of readings."""
+    changes = [
+        later.t_s for earlier, later in itertools.pairwise(readings) if later.values[rail] != earlier.values[rail]
+    ]
     gaps = [later - earlier for earlier, later in itertools.pairwise(changes)]
+    watched = readings[-1].t_s - readings[0].t_s
     return UpdatePeriod(
         rail=rail,
         edges=len(changes),
         median_s=statistics.median(gaps) if gaps else None,
         low_s=min(gaps, default=None),
         high_s=max(gaps, default=None),
-        poll_s=watched / max(reads - 1, 1),
+        poll_s=watched / max(len(readings) - 1, 1),
         watched_s=watched,
     )
 
