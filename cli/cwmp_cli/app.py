@@ -16,7 +16,10 @@ from typing import Annotated
 import click
 import typer
 
-VERBS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = (
+    "measure",
+    "schema",
+)
 """Modules of this package, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
 
 OPTIONAL_PACKAGES = {

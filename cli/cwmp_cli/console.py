@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,26 @@ SysfsRoot = Annotated[
         "--sysfs-root", metavar="DIR", help="Directory that stands for /sys (default: $CWMP_SYSFS_ROOT or /sys)."
     ),
 ]
+
+
+class DeviceName(StrEnum):
+    """What `--device` takes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    jetson = "jetson"
+    rpi5 = "rpi5"
+    simulated = "simulated"
+
+
+class Preset(StrEnum):
+    """What `--preset` takes."""
+
+    quick = "quick"
+    standard = "standard"
+    full = "full"
+
 
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"), (1e-15, "f"))
 

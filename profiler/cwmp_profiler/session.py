@@ -42,6 +42,9 @@ BACKGROUND_SHARE = 0.1
 
 READ_COST_SHARE = 0.001
 WARM_UP_SHARE = 0.1
+ENOUGH = 0.9
+"""Share of the planned duration at which a window counts as filled."""
+
 HELD_SHARE = 0.25
 """Share of the memory that prepared points may hold."""
 
@@ -173,10 +176,10 @@ class Session:
             energy = self._track(lambda: self.device.rest(self.plan.window_s))
         else:
             prepared = self._prepare(point)
+            self.device.state()
+            energy = self._track(lambda: self._fill(prepared))
             iterations = prepared.iterations
             counts = scale(WORKLOADS[point.workload].counts(point.params, self.device.info), iterations)
-            self.device.state()
-            energy = self._track(lambda: prepared.runner.run(iterations))
         state = self.device.state()
         if self.gpu_state is not None:
             state = {**state, **self.gpu_state()}
@@ -215,6 +218,19 @@ class Session:
             raise
         return tracker.stop()
 
+    def _fill(self, prepared: _Prepared) -> None:
+        """Run the calibrated iterations, and more if they ended early (clocks rose, another program left)."""
+        clock, target = self.device.clock, self.plan.window_s
+        began, done, batch = clock.now(), 0, prepared.iterations
+        while True:
+            prepared.runner.run(batch)
+            done += batch
+            took = clock.now() - began
+            if took >= ENOUGH * target:
+                break
+            batch = max(math.ceil(done * (target - took) / max(took, 1e-6)), 1)
+        prepared.iterations = done
+
     def _prepare(self, point: Point) -> _Prepared:
         """Prepare and calibrate a point at its first window; warm it up at every one."""
         prepared = self._prepared.get(point.id)
@@ -250,8 +266,6 @@ class Session:
 
     def _flags(self, energy: Energy, state: dict[str, Any]) -> list[str]:
         flags = []
-        if energy.duration_s < 0.7 * self.plan.window_s:
-            flags.append("short")
         if state.get("throttled"):
             flags.append("throttled")
         if state.get("foreign_load", 0.0) > BACKGROUND_SHARE:

@@ -1,0 +1,207 @@
+"""Verb `measure`: plan, show the plan, measure, append each window to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cwmp_cli.console import DeviceName, Json, Preset, SysfsRoot, err, out, print_json, warn
+
+if TYPE_CHECKING:
+    from cwmp_cli.targets import Target
+    from cwmp_profiler.measurements import Measurements, PlanRecord
+    from cwmp_profiler.session import Session
+
+
+def measure(
+    device: Annotated[DeviceName, typer.Option("--device", help="What to measure.")] = DeviceName.auto,
+    meter: Annotated[
+        str | None, typer.Option("--meter", metavar="NAME", help="Meter to use; see 'devices'. Default: the best one.")
+    ] = None,
+    preset: Annotated[Preset, typer.Option("--preset", help="How much to measure.")] = Preset.standard,
+    repeats: Annotated[int | None, typer.Option("--repeats", min=1, help="Windows per point.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of order and operands.")] = 0,
+    truth: Annotated[
+        str | None, typer.Option("--truth", metavar="FILE", help="Profile that a simulated device takes as its truth.")
+    ] = None,
+    tdp_w: Annotated[
+        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted file.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Measurements file (default: cwmp-DEVICE.jsonl)."),
+    ] = None,
+    sysfs_root: SysfsRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the joules of microbenchmarks on a device and write them to a file, one line per window.
+
+    Nothing finished is lost when it is interrupted, even by a power cut: continue with --resume.
+
+    [bold]Example:[/bold] cwmp-profile measure --device cpu --preset quick -o this-pc.jsonl
+    """
+    from cwmp_cli.targets import open_targets
+
+    with open_targets(device, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
+        reports = []
+        for target in targets:
+            session = _session(target, preset=preset, repeats=repeats, seed=seed)
+            path = _path_of(output, target)
+            if not as_json:
+                show_plan(session)
+            if dry_run:
+                reports.append({**_describe(session), "plan": session.plan.model_dump(mode="json")})
+                continue
+            found = run_session(session, path, resume=resume)
+            reports.append({**_describe(session), **_result(found)})
+            if not as_json:
+                _show_result(found)
+    if as_json:
+        print_json(reports[0] if len(reports) == 1 else reports)
+
+
+def _session(target: Target, *, preset: str, repeats: int | None, seed: int) -> Session:
+    import cwmp
+    from cwmp_profiler.plan import make_plan
+    from cwmp_profiler.session import Session
+
+    plan = make_plan(target.device.info, target.meter, preset=preset, repeats=repeats, seed=seed)
+    return Session(target.device, target.meter, plan, tool=f"cwmp-profile {cwmp.__version__}", gpu_state=target.state)
+
+
+def _path_of(output: Path | None, target: Target) -> Path:
+    path = output or Path(f"cwmp-{target.device.info.kind}.jsonl")
+    return path.with_name(f"{path.stem}-{target.part}{path.suffix}") if target.part else path
+
+
+def show_plan(session: Session) -> None:
+    """Print device, meter, plan and expected duration on stderr."""
+    from rich.table import Table
+
+    from cwmp_profiler.plan import expected_s, summary
+
+    console = err()
+    info, plan, meter = session.device.info, session.plan, session.meter
+    console.print(f"[bold]Device[/bold]  {info.kind}: {info.model}")
+    console.print(
+        f"[bold]Meter[/bold]   {meter.name}, {meter.provenance}: {', '.join(rail.name for rail in meter.rails)}"
+    )
+    for note in meter.notes:
+        warn(note)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("family", "points", "windows", "workloads"):
+        table.add_column(heading, justify="right" if heading in {"points", "windows"} else "left")
+    for row in summary(plan):
+        table.add_row(row["family"], str(row["points"]), str(row["windows"]), ", ".join(row["workloads"]))
+    console.print(table)
+    for remark in plan.remarks:
+        warn(remark)
+    console.print(
+        f"{len(plan.order)} windows of at least {plan.window_s:.2g} s: about {_minutes(expected_s(plan))}"
+        f"{' of virtual time' if info.kind == 'simulated' else ''}"
+    )
+
+
+def run_session(session: Session, path: Path, *, resume: bool = False, overwrite: bool = False) -> Measurements:
+    """Measure with a progress bar; Ctrl-C and meter failures say what was kept and how to go on.
+
+    Raises:
+        SessionError: As `Session.measure`, or after an interruption or failure of the meter with windows kept.
+    """
+    from cwmp_profiler.errors import DeviceError, MeterError, SessionError
+
+    try:
+        with _progress_of(session):
+            return session.measure(path, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        err().print(f"interrupted: {_kept(path)}")
+        raise
+    except (MeterError, DeviceError) as error:
+        raise SessionError(f"{error}; {_kept(path)}") from error
+
+
+def _kept(path: Path) -> str:
+    from cwmp_profiler.errors import SessionError
+    from cwmp_profiler.measurements import read_measurements
+
+    try:
+        found = read_measurements(path)
+    except SessionError:
+        return "nothing was measured yet"
+    return (
+        f"{len(found.windows)} of {len(found.header.plan.order)} windows are kept in {path}; "
+        "continue with the same command and --resume"
+    )
+
+
+@contextmanager
+def _progress_of(session: Session) -> Iterator[None]:
+    """Show a bar with the time left on stderr; plain lines where stderr is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[label]}"),
+    )
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("windows", total=len(session.plan.order), left="?", label="")
+
+        def tell(state: Any) -> None:
+            bar.update(
+                task, completed=state.done, total=state.total, left=_minutes(state.remaining_s), label=state.label[:40]
+            )
+
+        session.progress = tell
+        yield
+
+
+def _describe(session: Session) -> dict[str, Any]:
+    from cwmp_profiler.plan import expected_s, summary
+
+    plan: PlanRecord = session.plan
+    return {
+        "device": session.device.info.to_json(),
+        "meter": session.meter.describe(),
+        "provenance": str(session.meter.provenance),
+        "expected_s": expected_s(plan),
+        "families": summary(plan),
+        "remarks": plan.remarks,
+    }
+
+
+def _result(found: Measurements) -> dict[str, Any]:
+    flags: dict[str, int] = {}
+    for window in found.windows:
+        for flag in window.flags:
+            flags[flag] = flags.get(flag, 0) + 1
+    return {
+        "file": str(found.path),
+        "windows": len(found.windows),
+        "energy_j": sum(window.energy_j for window in found.windows),
+        "duration_s": sum(window.duration_s for window in found.windows),
+        "flags": flags,
+    }
+
+
+def _show_result(found: Measurements) -> None:
+    result = _result(found)
+    out().print(
+        f"{result['windows']} windows, {result['energy_j']:.1f} J in {result['duration_s']:.1f} s "
+        f"({found.header.meter.provenance}) in {found.path}"
+    )
+    for flag, count in result["flags"].items():
+        warn(f"{count} windows are flagged: {flag}")
+    err().print(f"next: cwmp-profile fit {found.path}")
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"
