@@ -9,15 +9,21 @@ if TYPE_CHECKING:
     from cwmp_costmodels.profile import load_profile as load_profile
     from cwmp_costmodels.schema import Profile as Profile
     from cwmp_profiler.errors import CwmpError as CwmpError
+    from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
+    from cwmp_selector.selector import Selector as Selector
+    from cwmp_selector.update import SparseUpdate as SparseUpdate
 
 _HOMES = {
+    "SparseUpdate": "cwmp_selector.update",
+    "Selector": "cwmp_selector.selector",
+    "ErrorFeedback": "cwmp_selector.feedback",
     "CwmpError": "cwmp_profiler.errors",
     "Profile": "cwmp_costmodels.schema",
     "load_profile": "cwmp_costmodels.profile",
 }
 
 __version__ = "0.1.0"
-__all__ = ["CwmpError", "Profile", "__version__", "load_profile"]
+__all__ = ["CwmpError", "ErrorFeedback", "Profile", "Selector", "SparseUpdate", "__version__", "load_profile"]
 
 
 def __getattr__(name: str) -> Any:

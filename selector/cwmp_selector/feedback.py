@@ -1,0 +1,169 @@
+"""Error feedback: what was not sent is not lost, it is added to the next gradients.
+
+The residual after a selection is corrected gradients minus what the receiver decodes, so it holds the entries left out
+and the rounding of the entries sent. `add` hands out the corrected gradients; the selector tells them what it sent, so
+that `selector.select(feedback.add(gradients))` is all there is to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from cwmp_selector.errors import SelectionError
+from cwmp_selector.floats import BITS_DTYPE
+from cwmp_selector.gradients import flatten, refuse_non_finite
+from cwmp_selector.update import SparseUpdate
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class CorrectedGradients(Mapping[str, torch.Tensor]):
+    """Gradients plus residual by name; `commit` tells the feedback what was sent of them.
+
+    The tensors are the feedback's own memory: read them, do not write to them. They are good for one update.
+    """
+
+    def __init__(self, feedback: ErrorFeedback, tensors: dict[str, torch.Tensor]) -> None:
+        self._feedback, self._tensors, self.committed = feedback, tensors, False
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def commit(self, update: SparseUpdate) -> None:
+        """Subtract what was sent. `Selector.select` calls it; code that makes updates by other means calls it itself.
+
+        Raises:
+            SelectionError: If an update was committed before.
+        """
+        if self.committed:
+            raise SelectionError("these corrected gradients were sent already: call feedback.add(gradients) anew")
+        self.committed = True
+        self._feedback.sent(update)
+
+
+class ErrorFeedback:
+    """Residuals by parameter name.
+
+    Args:
+        momentum: Momentum correction: what accumulates is a velocity u = momentum * u + g instead of the gradient
+            (Lin et al., Deep Gradient Compression, ICLR 2018, section 3). 0 turns it off.
+        masking: With momentum, set the velocity to zero where an entry was sent (section 3 there, "momentum factor
+            masking"), so that stale momentum does not carry it on.
+
+    The residual of a float16 or bfloat16 gradient is held in float32: small remainders would be rounded away.
+    """
+
+    def __init__(self, *, momentum: float = 0.0, masking: bool = False) -> None:
+        if not 0.0 <= momentum < 1.0:
+            raise SelectionError(f"momentum is {momentum}: give a number in [0, 1)")
+        if masking and momentum == 0.0:
+            raise SelectionError("masking works on the momentum: give momentum > 0 with it")
+        self.momentum, self.masking = momentum, masking
+        self._residual: dict[str, torch.Tensor] = {}
+        self._velocity: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, gradients: Mapping[str, torch.Tensor]) -> CorrectedGradients:
+        """Return gradients + residual, to be selected from.
+
+        If nothing is committed afterwards, the gradients stay in the residual: nothing was sent, nothing is lost.
+
+        Args:
+            gradients: Gradients by parameter name. A name may come and go; its residual waits.
+
+        Raises:
+            SelectionError: If a gradient is NaN or infinite (the residual is untouched then), or has changed its shape.
+        """
+        layers = flatten(gradients)
+        refuse_non_finite(layers)
+        for layer in layers:
+            known = self._residual.get(layer.name)
+            if known is not None and tuple(known.shape) != layer.shape:
+                raise SelectionError(
+                    f"gradient of {layer.name!r} has shape {layer.shape}, its residual {tuple(known.shape)}: "
+                    "use a new ErrorFeedback for a new model"
+                )
+        for layer in layers:
+            self._accumulate(layer.name, layer.flat.view(layer.shape))
+        return CorrectedGradients(self, {layer.name: self._residual[layer.name] for layer in layers})
+
+    def _accumulate(self, name: str, gradient: torch.Tensor) -> None:
+        dtype = torch.float32 if gradient.dtype in _HALF else gradient.dtype
+        if self.momentum:
+            velocity = self._velocity.get(name)
+            if velocity is None:
+                self._velocity[name] = gradient.to(dtype, copy=True)
+            else:
+                velocity.mul_(self.momentum).add_(gradient)
+            gradient = self._velocity[name]
+        residual = self._residual.get(name)
+        if residual is None:
+            self._residual[name] = gradient.to(dtype, copy=True)
+        else:
+            residual.add_(gradient)
+
+    @torch.no_grad()
+    def sent(self, update: SparseUpdate) -> None:
+        """Subtract a sent update from the residual, values as the receiver decodes them."""
+        for name, index in update.indices.items():
+            if not index.numel():
+                continue
+            flat = self._residual[name].view(-1)
+            flat[index] = flat[index] - update.values[name].to(flat.dtype)
+            if self.masking:
+                self._velocity[name].view(-1)[index] = 0
+
+    @torch.no_grad()
+    def give_back(self, update: SparseUpdate) -> None:
+        """Add an update to the residual again that never arrived (a lost packet, a client dropped from the round)."""
+        update.apply_to(self._residual)
+
+    def residual(self, name: str) -> torch.Tensor:
+        """Return the residual of a parameter, of its shape.
+
+        Raises:
+            SelectionError: If no gradient of that name was ever added.
+        """
+        if name not in self._residual:
+            raise SelectionError(
+                f"no residual for {name!r}: gradients were added for {', '.join(list(self._residual)[:4]) or 'nothing'}"
+            )
+        return self._residual[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return options, residuals and velocities, to be saved with `torch.save`. Tensors are not copied."""
+        return {
+            "momentum": self.momentum,
+            "masking": self.masking,
+            "residual": dict(self._residual),
+            "velocity": dict(self._velocity),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from `state_dict`; tensors are copied.
+
+        Raises:
+            SelectionError: If the state is not one of this class, or holds unusable tensors.
+        """
+        missing = {"momentum", "masking", "residual", "velocity"} - set(state)
+        if missing:
+            raise SelectionError(
+                f"state has no {', '.join(sorted(missing))}: pass what ErrorFeedback.state_dict() returned"
+            )
+        for name, tensor in (*state["residual"].items(), *state["velocity"].items()):
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in BITS_DTYPE:
+                raise SelectionError(
+                    f"state of {name!r} is no float tensor: pass what ErrorFeedback.state_dict() returned"
+                )
+        self.momentum, self.masking = float(state["momentum"]), bool(state["masking"])
+        self._residual = {name: t.detach().clone().contiguous() for name, t in state["residual"].items()}
+        self._velocity = {name: t.detach().clone().contiguous() for name, t in state["velocity"].items()}

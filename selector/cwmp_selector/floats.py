@@ -1,0 +1,72 @@
+"""Magnitudes as integers: the bits of |x| without the sign sort like |x|, so every float type is selected by integer compares.
+
+NaN and infinity have the largest bits, so any threshold lets them through and a selection cannot overlook them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+BITS_DTYPE = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+"""Signed integers as wide as each supported float; the masked sign keeps them non-negative."""
+
+INF_BITS = {
+    torch.float16: 0x7C00,
+    torch.bfloat16: 0x7F80,
+    torch.float32: 0x7F80_0000,
+    torch.float64: 0x7FF0_0000_0000_0000,
+}
+"""Bits of infinity: finite magnitudes lie below, NaN above."""
+
+
+def magnitude_bits(flat: torch.Tensor) -> torch.Tensor:
+    """Return the bits of |flat| as non-negative integers of the same width.
+
+    Args:
+        flat: Contiguous tensor of a dtype in `BITS_DTYPE`.
+    """
+    integer = BITS_DTYPE[flat.dtype]
+    return flat.view(integer) & torch.iinfo(integer).max
+
+
+def from_bits(bits: npt.NDArray[np.integer], dtype: torch.dtype) -> FloatArray:
+    """Return the magnitudes that `bits` stand for, in float64 (exact for every supported dtype)."""
+    if dtype == torch.float64:
+        return bits.astype(np.int64).view(np.float64)
+    if dtype == torch.float32:
+        return bits.astype(np.int32).view(np.float32).astype(np.float64)
+    if dtype == torch.float16:
+        return bits.astype(np.int16).view(np.float16).astype(np.float64)
+    return (bits.astype(np.int32) << 16).view(np.float32).astype(np.float64)
+
+
+def threshold_bits(score: float, weights: FloatArray, dtype: torch.dtype) -> IntArray:
+    """Return, for each weight, the bits of the least positive magnitude m with m * weight >= score.
+
+    Where no finite magnitude reaches the score the bits of infinity are returned. Bisection over the bits with the very
+    product that ranks the entries, so a threshold never disagrees with the ranking by a rounding.
+
+    Args:
+        score: Threshold, >= 0.
+        weights: Positive factors, shape (layers,).
+        dtype: Float type of the magnitudes.
+    """
+    low = np.ones(weights.shape, dtype=np.int64)
+    high = np.full(weights.shape, INF_BITS[dtype], dtype=np.int64)
+    while np.any(low < high):
+        middle = low + ((high - low) >> 1)
+        reaches = from_bits(middle, dtype) * weights >= score
+        high = np.where(reaches, middle, high)
+        low = np.where(reaches, low, np.minimum(middle + 1, high))
+    return low

@@ -1,0 +1,253 @@
+"""The exact greedy by score under a budget, for layers whose entries all cost the same.
+
+Entries are taken by descending score; among equal scores the earlier comes first, in the order of the parameters and
+then row-major. The prefix ends at the first entry that does not fit; behind it, entries that still fit are taken in the
+same order. "Fits" is one predicate on the counts per layer, correctly rounded, so the answer depends on neither
+the bracket nor the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cwmp_selector import candidates
+from cwmp_selector.candidates import Extract, Found
+from cwmp_selector.costs import total
+from cwmp_selector.floats import INF_BITS, BoolArray, FloatArray, IntArray, from_bits
+
+
+class NonFiniteError(Exception):
+    """A candidate is NaN or infinite; holds the layer's place. Turned into a `SelectionError` that names it."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a greedy selection chose.
+
+    Attributes:
+        positions: Ascending positions per layer, int64.
+        break_score: Score of the first entry that did not fit; 0 if every entry with a positive key fit.
+        prefix_cost: Cost of the entries before it.
+        cost: Cost of all chosen entries, fillers included.
+        filler_power: Sum of score^power * cost over fillers, entries chosen behind the first that did not fit (a lower
+            bound: fillers that are as good as it are left out).
+    """
+
+    positions: list[torch.Tensor]
+    break_score: float
+    prefix_cost: float
+    cost: float
+    filler_power: float = 0.0
+
+
+def select_by_layer(
+    keys: Sequence[torch.Tensor],
+    weights: FloatArray,
+    costs: FloatArray,
+    budget: float,
+    *,
+    floor: float = 0.0,
+    power: int = 2,
+    extract: Extract = candidates.extract,
+) -> Choice:
+    """Return the greedy choice where score = |key| * weight and every layer has one cost.
+
+    Args:
+        keys: Flat tensors; a key of zero is never chosen.
+        weights: Positive factor of each layer, shape (layers,).
+        costs: Positive cost of each layer's entries, shape (layers,).
+        budget: Largest total cost.
+        floor: Least score that may be chosen.
+        power: A score to this power is the value per cost.
+        extract: Way of finding candidates.
+
+    Raises:
+        NonFiniteError: If a key is NaN or infinite.
+    """
+    run = _Greedy(keys, weights, costs, budget, floor, power, extract)
+    prefix_cost = None
+    active = [place for place, key in enumerate(keys) if key.numel()]
+    while active:
+        spent, active = run.sweep(active)
+        prefix_cost = spent if prefix_cost is None else prefix_cost
+    cost = total(costs.tolist(), run.counts.tolist())
+    return Choice(run.positions, run.break_score or 0.0, prefix_cost or 0.0, cost, float(run.filler @ costs))
+
+
+class _Greedy:
+    """State of one selection: counts and positions per layer."""
+
+    def __init__(
+        self,
+        keys: Sequence[torch.Tensor],
+        weights: FloatArray,
+        costs: FloatArray,
+        budget: float,
+        floor: float,
+        power: int,
+        extract: Extract,
+    ) -> None:
+        self.keys, self.weights, self.costs, self.budget, self.floor = keys, weights, costs, budget, floor
+        self.power, self.extract = power, extract
+        self.break_score: float | None = None
+        self.filler = np.zeros(len(keys))
+        self.counts = np.zeros(len(keys), dtype=np.int64)
+        self.positions = [torch.empty(0, dtype=torch.int64, device=key.device) for key in keys]
+
+    def fits(self, counts: IntArray) -> bool:
+        return total(self.costs.tolist(), counts.tolist()) <= self.budget
+
+    def sweep(self, active: list[int]) -> tuple[float, list[int]]:
+        """Choose among the active layers, from nothing, as far as one set of candidates reaches.
+
+        Returns:
+            Cost before the first entry that did not fit, and the layers in which something below the candidates may
+            still fit.
+        """
+        self.counts[active] = 0
+        keys = [self.keys[place] for place in active]
+        dtypes = [key.dtype for key in keys]
+        weights = self.weights[active]
+        low, high = self._bracket(active, keys)
+        for attempt in range(8):
+            low = max(low if attempt < 7 else 0.0, self.floor)
+            thresholds = candidates.layer_thresholds(low, weights, dtypes)
+            found = self.extract(keys, thresholds.tolist())
+            _refuse_non_finite(active, keys, found)
+            sure_bits = candidates.layer_thresholds(high, weights, dtypes)
+            exhausted = bool(low <= self.floor)
+            done = self._choose(active, found, sure_bits, exhausted=exhausted)
+            if done is not None:
+                return done
+            low *= 0.7
+        raise AssertionError("unreachable: the last attempt has every entry as a candidate")
+
+    def _bracket(self, active: list[int], keys: list[torch.Tensor]) -> tuple[float, float]:
+        sizes = [key.numel() for key in keys]
+        if sum(sizes) <= 2 * candidates.SAMPLE:
+            return self.floor, math.inf
+        where = candidates.sample_positions(sizes)
+        drawn = candidates.sample_magnitudes(keys, where)
+        scores = np.concatenate([m * self.weights[p] for p, m in zip(active, drawn, strict=True)])
+        stands_for = np.concatenate(
+            [
+                np.full(m.size, self.costs[p] * size / max(m.size, 1))
+                for p, m, size in zip(active, drawn, sizes, strict=True)
+            ]
+        )
+        spent = total(self.costs.tolist(), self.counts.tolist())
+        return candidates.bracket(scores, stands_for, self.budget - spent)
+
+    def _choose(
+        self, active: list[int], found: list[Found], sure_bits: IntArray, *, exhausted: bool
+    ) -> tuple[float, list[int]] | None:
+        """Choose among candidates; None if they end before the budget does although there are more entries."""
+        base = self.counts.copy()
+        sure = [bits >= int(least) for (_, bits), least in zip(found, sure_bits, strict=True)]
+        counts = base.copy()
+        counts[active] = [int(mask.sum()) for mask in sure]
+        if not self.fits(counts):
+            sure = [torch.zeros_like(mask) for mask in sure]
+            counts = base.copy()
+        scores, layer_of = [], []
+        for place, (_, bits), mask in zip(active, found, sure, strict=True):
+            open_bits = bits[~mask].cpu().numpy()
+            scores.append(from_bits(open_bits, self.keys[place].dtype) * self.weights[place])
+            layer_of.append(np.full(open_bits.size, place, dtype=np.int64))
+        score, layer = np.concatenate(scores), np.concatenate(layer_of)
+        order = np.argsort(-score, kind="stable")
+        taken = np.zeros(score.size, dtype=bool)
+        length = self._prefix(layer[order], counts)
+        if length == order.size and not exhausted:
+            return None
+        taken[order[:length]] = True
+        counts += np.bincount(layer[order[:length]], minlength=counts.size)
+        if self.break_score is None:
+            self.break_score = float(score[order[length]]) if length < order.size else 0.0
+        spent = total(self.costs.tolist(), counts.tolist())
+        open_layers = self._fill(active, order[length:], layer, counts, taken)
+        self.counts = counts
+        fillers = taken & (score < self.break_score)
+        self.filler[active] = 0.0
+        self.filler += np.bincount(layer[fillers], score[fillers] ** self.power, counts.size)
+        self._keep(active, found, sure, taken)
+        remaining = [] if exhausted else [p for p in open_layers if counts[p] < self.keys[p].numel()]
+        return spent, remaining
+
+    def _prefix(self, layer: IntArray, counts: IntArray) -> int:
+        """Return how many entries, given by their layers in order, fit on top of `counts`."""
+        spent = total(self.costs.tolist(), counts.tolist())
+        guess = int(np.searchsorted(np.cumsum(self.costs[layer]), self.budget - spent, side="right"))
+
+        def fits(length: int) -> bool:
+            return self.fits(counts + np.bincount(layer[:length], minlength=counts.size))
+
+        # Rounding puts the guess off by a few at most: ask around it first, then halve what is left.
+        low, high = 0, layer.size
+        for probe in (guess, guess + 1, guess + 64, guess - 64):
+            if low < probe <= high:
+                low, high = (probe, high) if fits(probe) else (low, probe - 1)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return low
+
+    def _open(self, active: Sequence[int], counts: IntArray) -> list[int]:
+        """Return the layers of which one more entry fits."""
+        left = self.budget - total(self.costs.tolist(), counts.tolist())
+        margin = 1e-12 * self.budget
+        result = []
+        for place in active:
+            fits = self.costs[place] <= left
+            if abs(self.costs[place] - left) <= margin:
+                more = counts.copy()
+                more[place] += 1
+                fits = self.fits(more)
+            if fits:
+                result.append(place)
+        return result
+
+    def _fill(
+        self, active: list[int], rest: IntArray, layer: IntArray, counts: IntArray, taken: BoolArray
+    ) -> list[int]:
+        """Take what still fits of `rest`, in order; return the layers that are still open when it ends."""
+        open_layers = self._open(active, counts)
+        while open_layers and rest.size:
+            rest = rest[np.isin(layer[rest], open_layers)]
+            length = self._prefix(layer[rest], counts)
+            taken[rest[:length]] = True
+            counts += np.bincount(layer[rest[:length]], minlength=counts.size)
+            rest = rest[length:]
+            open_layers = self._open(open_layers, counts)
+        return open_layers
+
+    def _keep(
+        self,
+        active: list[int],
+        found: list[Found],
+        sure: list[torch.Tensor],
+        taken: BoolArray,
+    ) -> None:
+        start = 0
+        for place, (where, _), mask in zip(active, found, sure, strict=True):
+            unsure = (~mask).nonzero().view(-1)
+            chosen = torch.from_numpy(taken[start : start + unsure.numel()]).to(mask.device)
+            start += unsure.numel()
+            keep = mask.clone()
+            keep[unsure[chosen]] = True
+            self.positions[place] = where[keep]
+
+
+def _refuse_non_finite(active: list[int], keys: list[torch.Tensor], found: list[Found]) -> None:
+    for place, key, (_, bits) in zip(active, keys, found, strict=True):
+        if bits.numel() and int(bits.max()) >= INF_BITS[key.dtype]:
+            raise NonFiniteError(place)

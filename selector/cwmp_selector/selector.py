@@ -1,0 +1,206 @@
+"""The selector: gradients and costs in, a certified sparse update within the budget out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from cwmp_selector import rules
+from cwmp_selector.cheapest import select_cheapest
+from cwmp_selector.costs import Cost, Costs, DensityCosts, FixedCosts, look_up, total
+from cwmp_selector.errors import SelectionError
+from cwmp_selector.feedback import CorrectedGradients
+from cwmp_selector.gradients import Layer, flatten, non_finite, refuse_non_finite
+from cwmp_selector.greedy import Choice, NonFiniteError, select_by_layer
+from cwmp_selector.greedy_entries import select_by_entry
+from cwmp_selector.quantize import NATIVE, check_format, quantize
+from cwmp_selector.rules import Rule
+from cwmp_selector.update import SparseUpdate
+
+
+class Selector:
+    """Chooses which gradient entries to send within a budget, and certifies how good the choice is.
+
+    Args:
+        costs: Joules per kept entry: a number for all, a number or a tensor by parameter name, `FixedCosts`, or an
+            object with `DensityCosts`, such as the layer costs of a profile.
+        budget_j: Budget of one update in joules.
+        budget_fraction: Budget as a fraction of the joules of the dense update, in [0, 1].
+        k: Budget as a number of entries, whatever they cost.
+        rule: How entries are ranked, see `Rule`.
+        values: Format of the values on the wire: "float32", "float16", "bfloat16", "int8", "float64"; None keeps the
+            gradient's own. The update holds the values as the receiver decodes them.
+        seed: Seed of "random-k"; each selection draws anew.
+
+    At most one of `budget_j`, `budget_fraction` and `k` is given; with none, every `select` names a budget or a lambda
+    (rule "dense" needs neither).
+    """
+
+    def __init__(
+        self,
+        costs: Costs,
+        *,
+        budget_j: float | None = None,
+        budget_fraction: float | None = None,
+        k: int | None = None,
+        rule: Rule = "cwmp",
+        values: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        rules.check_rule(rule)
+        check_format(values)
+        given = [
+            f"{n}={v}"
+            for n, v in (("budget_j", budget_j), ("budget_fraction", budget_fraction), ("k", k))
+            if v is not None
+        ]
+        if len(given) > 1:
+            raise SelectionError(f"got {' and '.join(given)}: give one of budget_j, budget_fraction and k")
+        _check_budget(budget_j)
+        if budget_fraction is not None and not 0 <= budget_fraction <= 1:
+            raise SelectionError(f"budget_fraction is {budget_fraction}: give a number in [0, 1]")
+        if k is not None and (k != int(k) or k < 0):
+            raise SelectionError(f"k is {k}: give a number of entries >= 0")
+        self.costs, self.rule, self.values = costs, rule, values
+        self.budget_j, self.budget_fraction, self.k = budget_j, budget_fraction, k
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def select(
+        self,
+        gradients: Mapping[str, torch.Tensor],
+        *,
+        budget_j: float | None = None,
+        lambda_: float | None = None,
+    ) -> SparseUpdate:
+        """Return the update to send.
+
+        Args:
+            gradients: Gradients by parameter name, on one device; from `ErrorFeedback.add` they also learn what was sent.
+            budget_j: Budget in joules of this update, instead of the selector's own.
+            lambda_: Least value per joule of an entry that may be kept; the budget still caps what is spent.
+
+        Raises:
+            SelectionError: If a gradient is NaN, infinite or missing, a cost is not positive, or there is no budget.
+        """
+        if isinstance(gradients, CorrectedGradients) and gradients.committed:
+            raise SelectionError("these corrected gradients were sent already: call feedback.add(gradients) anew")
+        _check_budget(budget_j)
+        if lambda_ is not None and not lambda_ >= 0:
+            raise SelectionError(f"lambda_ is {lambda_}: give a value per joule >= 0")
+        layers = flatten(gradients)
+        with torch.no_grad():
+            update = self._select(layers, budget_j, lambda_)
+        if isinstance(gradients, CorrectedGradients):
+            gradients.commit(update)
+        return update
+
+    def _select(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
+        if isinstance(self.costs, FixedCosts | DensityCosts):
+            raise SelectionError("costs with fixed or density-dependent parts are not supported yet")
+        costs = look_up(self.costs, layers)
+        dense_j = _energy(costs, [torch.arange(0) for _ in layers], layers, dense=True)
+        budget = self._budget(dense_j, budget_j, lambda_)
+        if self.rule == "dense":
+            everything = [torch.arange(layer.numel, device=layer.flat.device) for layer in layers]
+            refuse_non_finite(layers)
+            return self._update(layers, everything, costs, None, math.nan, None)
+        counted = self.k is not None and budget_j is None
+        weights, factor = rules.weights_of(self.rule, costs)
+        floor = rules.score_of(self.rule, lambda_, factor) if lambda_ is not None else 0.0
+        prices: list[Cost] = [1.0] * len(layers) if counted else costs
+        try:
+            choice = self._greedy(layers, costs, weights, prices, budget, floor)
+        except NonFiniteError as error:
+            raise non_finite(layers[error.place]) from None
+        reached = rules.value_per_joule(self.rule, choice.break_score, factor)
+        lambda_found = max(reached, lambda_ or 0.0)
+        gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
+        return self._update(layers, choice.positions, costs, None if counted else budget, lambda_found, gap)
+
+    def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
+        if budget_j is not None:
+            return budget_j
+        if self.k is not None:
+            return float(self.k)
+        if self.budget_fraction is not None:
+            return self.budget_fraction * dense_j
+        if self.budget_j is not None:
+            return self.budget_j
+        if lambda_ is not None or self.rule == "dense":
+            return math.inf
+        raise SelectionError("no budget: give Selector or select a budget_j, a budget_fraction, a k or a lambda_")
+
+    def _greedy(
+        self,
+        layers: list[Layer],
+        costs: list[Cost],
+        weights: list[Cost],
+        prices: list[Cost],
+        budget: float,
+        floor: float,
+    ) -> Choice:
+        keys, power = [layer.flat for layer in layers], rules.power_of(self.rule)
+        if self.rule == "random-k":
+            refuse_non_finite(layers)
+            keys = [1.0 - torch.rand(key.numel(), generator=self._generator).to(key.device) for key in keys]
+        if self.rule == "cheapest":
+            refuse_non_finite(layers)
+            return select_cheapest(keys, costs, prices, budget)
+        if any(isinstance(c, torch.Tensor) for c in (*weights, *prices)):
+            return select_by_entry(keys, weights, prices, budget, floor=floor, power=power)
+        return select_by_layer(keys, np.array(weights), np.array(prices), budget, floor=floor, power=power)
+
+    def _gap(self, choice: Choice, budget: float, factor: float, *, counted: bool, floor: float) -> float | None:
+        """Return the fractional optimum's value less the value chosen: (B - prefix) * v_b / c_b - fillers."""
+        if self.rule == "top-k" and counted:
+            return 0.0
+        if self.rule not in ("cwmp", "cwmp-l1") or counted or floor:
+            return None
+        power = rules.power_of(self.rule)
+        left = max(budget - choice.prefix_cost, 0.0) if choice.break_score else 0.0
+        return max(left * choice.break_score**power - choice.filler_power, 0.0) * factor**power
+
+    def _update(
+        self,
+        layers: list[Layer],
+        positions: list[torch.Tensor],
+        costs: list[Cost],
+        budget_j: float | None,
+        lambda_: float,
+        gap: float | None,
+    ) -> SparseUpdate:
+        values, scales, formats = {}, {}, {}
+        for layer, where in zip(layers, positions, strict=True):
+            formats[layer.name] = self.values or NATIVE[layer.flat.dtype]
+            values[layer.name], scales[layer.name] = quantize(layer.flat[where], formats[layer.name])
+        return SparseUpdate(
+            indices={layer.name: where for layer, where in zip(layers, positions, strict=True)},
+            values=values,
+            shapes={layer.name: layer.shape for layer in layers},
+            value_formats=formats,
+            scales=scales,
+            parts_j={"entries": _energy(costs, positions, layers)},
+            lambda_=lambda_,
+            gap_bound=gap,
+            rule=self.rule,
+            budget_j=budget_j if budget_j is None or math.isfinite(budget_j) else None,
+        )
+
+
+def _check_budget(budget_j: float | None) -> None:
+    if budget_j is not None and not (budget_j >= 0 and math.isfinite(budget_j)):
+        raise SelectionError(f"budget_j is {budget_j}: give joules >= 0")
+
+
+def _energy(costs: list[Cost], positions: list[torch.Tensor], layers: list[Layer], *, dense: bool = False) -> float:
+    """Return the joules of the entries at `positions` (of all entries if dense), correctly rounded over the layers."""
+    parts = []
+    for cost, where, layer in zip(costs, positions, layers, strict=True):
+        if isinstance(cost, torch.Tensor):
+            parts.append(float(cost.sum() if dense else cost[where].sum()))
+        else:
+            parts.append(total([cost], [layer.numel if dense else where.numel()]))
+    return math.fsum(parts)
