@@ -109,7 +109,8 @@ class Tracker:
 
     Attributes:
         meter: An open meter.
-        sample_period_s: Time between samples of power rails; None takes half the fastest rail's update period.
+        sample_period_s: Time between samples of power rails; None takes what the meter asks for, else half the fastest rail's
+            update period.
         on_sample: Called with each reading (for recording); errors in it end the window.
     """
 
@@ -196,7 +197,7 @@ class Tracker:
         for rail in self.meter.rails:
             if rail.sense == "power":
                 nominal = rail.update_period_s / 2 if rail.update_period_s else DEFAULT_SAMPLE_S
-                periods.append(self.sample_period_s or nominal)
+                periods.append(self.sample_period_s or self.meter.sample_period_s or nominal)
                 continue
             if not rail.may_idle:
                 periods.append(max(_stall_s(rail), MIN_WATCH_S))

@@ -101,6 +101,7 @@ class Meter(ABC):
         rails: Its rails; fixed while it is open.
         clock: Time that readings are stamped with.
         notes: What a user must know about its numbers (for example an offset of DRAM counters).
+        sample_period_s: Time between samples that keeps a slow sensor's cost small; None leaves it to the update period.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Meter(ABC):
     rails: tuple[Rail, ...]
     clock: Clock
     notes: tuple[str, ...] = ()
+    sample_period_s: float | None = None
 
     @abstractmethod
     def read(self) -> Reading:
