@@ -96,7 +96,7 @@ def _resolve(name: str, context: MeterContext) -> str:
     if name in {"jetson", "rpi5"}:
         from cwmp_profiler.boards import require_board
 
-        require_board(name, context)
+        require_board(context, name)
         return name
     if name != "auto":
         return name
@@ -104,7 +104,7 @@ def _resolve(name: str, context: MeterContext) -> str:
 
     board = detect_board(context)
     if board is not None:
-        return str(board.device)
+        return board.family
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,7 +119,7 @@ def _real(name: str, meter: str | None, seed: int, context: MeterContext) -> Ite
     yield Target(
         device=TorchDevice(first, kind=name, seed=seed, sysfs=context.sysfs_root),
         meter=opened,
-        state=getattr(opened, "environment", None),
+        state=_gpu_state(opened),
     )
     if name == "jetson":
         import torch
@@ -130,3 +130,26 @@ def _real(name: str, meter: str | None, seed: int, context: MeterContext) -> Ite
                 meter=open_meter(meter, context, device=name),
                 part="gpu",
             )
+
+
+def _gpu_state(meter: Meter) -> Callable[[], dict[str, Any]] | None:
+    """Return a reader of the GPUs' temperature, clocks and throttling, if the meter is NVML's."""
+    if meter.name != "nvml":
+        return None
+    from cwmp_profiler.environment_nvml import meter_environment
+    from cwmp_profiler.meters.nvml import NvmlMeter
+
+    def state() -> dict[str, Any]:
+        if not isinstance(meter, NvmlMeter):
+            return {}
+        gpus = meter_environment(meter)
+        found = {
+            "temperature_c": max((gpu["temperature_c"] for gpu in gpus.values() if gpu["temperature_c"]), default=None),
+            "clock_hz": max((gpu["sm_clock_hz"] for gpu in gpus.values() if gpu["sm_clock_hz"]), default=None),
+            "throttled": int(any(gpu["throttled"] for gpu in gpus.values())),
+            "driver": next((gpu["driver"] for gpu in gpus.values()), None),
+            "gpus": gpus,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    return state

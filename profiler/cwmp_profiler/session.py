@@ -103,9 +103,13 @@ class Session:
             session=uuid.uuid4().hex,
             device=self.device.info.to_json(),
             meter=MeterRecord.model_validate(self.meter.describe()),
-            environment={"host": platform.node(), **self.device.environment()},
+            environment={"host": platform.node(), **self.device.environment(), **self._driver()},
             plan=self.plan,
         )
+
+    def _driver(self) -> dict[str, Any]:
+        state = self.gpu_state() if self.gpu_state is not None else {}
+        return {"driver": state["driver"]} if "driver" in state else {}
 
     def measure(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> Measurements:
         """Measure what is missing of the plan and append it to `path`.
