@@ -165,6 +165,8 @@ class FitBlock(_Model):
     """Windows that did not enter, by reason."""
     order_correlation: Finite | None = None
     """Serial correlation of the noise in measured order; near 0 unless the device drifts."""
+    drift: NonNegative = 0.0
+    """Relative standard deviation of the part of the noise that neighbours in time share; 0 unless it is significant."""
     warnings: list[str] = []
     measurements: list[MeasurementsRef] = []
 
