@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "data" / "nvml_stub" / "nvml_stub.c"
@@ -84,7 +85,16 @@ class StubNvml:
         self.gpus = self.table.gpus
         spec = importlib.util.find_spec("pynvml")
         self.binding = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.binding)
+        # The binding looks itself up while it is imported.
+        before = sys.modules.get("pynvml")
+        sys.modules["pynvml"] = self.binding
+        try:
+            spec.loader.exec_module(self.binding)
+        finally:
+            if before is None:
+                del sys.modules["pynvml"]
+            else:
+                sys.modules["pynvml"] = before
         self.binding.nvmlLib = library_handle
 
     def add(self, name="NVIDIA H100 80GB HBM3", *, uuid=None, bus=None, arch=9, limit_mw=700_000):

@@ -142,7 +142,7 @@ def _failed(code: int, name: str, about: str) -> MeterError:
         )
     if code == NO_PERMISSION:
         return MeterUnavailableError(
-            f"NVML refuses {about} to this user ({name})",
+            f"NVML gives this user no permission to read {about} ({name})",
             "run as a user who may (in a MIG container the whole GPU is often hidden: measure on the host)",
             _PERMISSION_FIX,
         )
