@@ -51,7 +51,7 @@ def measure(
     with open_targets(device, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
         reports = []
         for target in targets:
-            session = _session(target, preset=preset, repeats=repeats, seed=seed)
+            session = _session(target, preset=preset.value, repeats=repeats, seed=seed)
             path = _path_of(output, target)
             if not as_json:
                 show_plan(session)

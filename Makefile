@@ -1,0 +1,42 @@
+# make demo, make test: each makes its environment if it is missing. Needs Python 3.11 or newer with pip and venv, and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= demo-results
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench wheel clean
+
+help:
+	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  the benchmarks that take minutes, one after another"
+	@echo "make wheel  build the wheel into dist/"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/cwmp-profile demo -o $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do case $$(head -3 $$file) in *"make bench"*) echo "== $$file"; $(BIN)/python $$file || exit 1;; esac; done
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist build $(OUT)
