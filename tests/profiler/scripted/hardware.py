@@ -47,7 +47,7 @@ class Hardware:
         source: Text that an error about a failed read must contain (default: the rail's source or the meter's name).
     """
 
-    FAULTS = ("wrap", "stall", "jump_back", "vanish", "garble", "lock", "slow")
+    FAULTS = ("wrap", "stall", "jump_back", "vanish", "garble", "lock", "permission_lost", "slow")
 
     meter: ClassVar[str] = ""
     power_w: float = 40.0
@@ -106,7 +106,10 @@ class Hardware:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Within the context this process may not read the sensor, for real where the meter reads files (`as_nobody`)."""
+        """Within the context this process may not read the sensor, for real where the meter reads files (`forbidden`).
+
+        Used before opening (fault `lock`) and in mid-window (fault `permission_lost`).
+        """
         raise NotImplementedError
         yield
 

@@ -53,3 +53,8 @@ class Powercap(Hardware):
     def lock(self):
         with forbidden(self.folder / self.zones[0].energy_file):
             yield
+
+
+class Pyrapl(Powercap):
+    meter = "pyrapl"
+    cannot = {"permission_lost": "pyRAPL keeps its files open: what was readable stays readable, and true"}  # noqa: RUF012

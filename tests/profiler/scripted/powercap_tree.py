@@ -26,8 +26,6 @@ class Zone:
     max_power_uw: int | None = None
     mode: int = 0o444
     counts: bool = True
-    mirrors: str = ""
-    """Folder of the zone of which this is a second view."""
 
     @property
     def energy_file(self) -> str:
@@ -49,7 +47,7 @@ def lay(root: Path, zones: Iterable[Zone]) -> None:
         (folder / "name").write_text(f"{zone.name}\n")
         if zone.counts:
             (folder / "max_energy_range_uj").write_text(f"{zone.range_uj}\n")
-            (folder / "energy_uj").write_text(_text(zone.value_uj(0.0)))
+            (folder / "energy_uj").write_text(text(zone.value_uj(0.0)))
             (folder / "energy_uj").chmod(zone.mode)
         if zone.max_power_uw is not None:
             (folder / "constraint_0_max_power_uw").write_text(f"{zone.max_power_uw}\n")
@@ -58,7 +56,8 @@ def lay(root: Path, zones: Iterable[Zone]) -> None:
             link = links / target.name
             if not link.is_symlink():
                 link.symlink_to(os.path.relpath(target, links))
-    lay_topology(root, sum(zone.name.startswith("package-") and "mmio" not in zone.folder for zone in zones) or 1)
+    sockets = {zone.name.split("-")[1] for zone in zones if zone.name.startswith("package-")}
+    lay_topology(root, len(sockets) or 1)
 
 
 def lay_topology(root: Path, sockets: int) -> None:
@@ -76,10 +75,11 @@ def write(root: Path, zone: Zone, value_uj: int) -> None:
     """Set the counter of `zone`, in place."""
     handle = os.open(root / zone.energy_file, os.O_WRONLY)
     try:
-        os.pwrite(handle, _text(value_uj).encode(), 0)
+        os.pwrite(handle, text(value_uj).encode(), 0)
     finally:
         os.close(handle)
 
 
-def _text(value_uj: int) -> str:
+def text(value_uj: int) -> str:
+    """Return the counter as the file shows it, padded to constant width."""
     return f"{value_uj:<{WIDTH}d}\n"
