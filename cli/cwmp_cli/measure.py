@@ -48,7 +48,7 @@ def measure(
     """
     from cwmp_cli.targets import open_targets
 
-    with open_targets(device, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
+    with open_targets(device.value, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
         reports = []
         for target in targets:
             session = _session(target, preset=preset.value, repeats=repeats, seed=seed)
