@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated
 
 import click
 import typer
+import typer.core
 
 VERBS: tuple[str, ...] = (
     "measure",
+    "fit",
+    "show",
+    "compare",
     "schema",
 )
 """Modules of this package, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
@@ -32,8 +35,17 @@ OPTIONAL_PACKAGES = {
     "amdsmi": "pip install 'cwmp-profile[amd]'",
 }
 
+
+class _PlainList(typer.core.TyperGroup):
+    """Lists the verbs as plain text: rich's panels, which each verb's own help has, would double the time to start."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Group.format_help(self, ctx, formatter)
+
+
 app = typer.Typer(
     name="cwmp-profile",
+    cls=_PlainList,
     help="Measure what updating a neural network costs on this device, in joules, and spend an energy budget well.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -112,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
 
 def _explain(debug: bool, message: str, status: int) -> int:
     if debug:
+        import traceback
+
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return status
