@@ -17,6 +17,8 @@ import typer
 import typer.core
 
 VERBS: tuple[str, ...] = (
+    "devices",
+    "run",
     "measure",
     "fit",
     "show",
