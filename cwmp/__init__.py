@@ -6,7 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cwmp_costmodels.gain import expected_gain as expected_gain
+    from cwmp_costmodels.layers import LayerCosts as LayerCosts
+    from cwmp_costmodels.layers import layer_costs as layer_costs
     from cwmp_costmodels.profile import load_profile as load_profile
+    from cwmp_costmodels.scenario import Scenario as Scenario
     from cwmp_costmodels.schema import Profile as Profile
     from cwmp_profiler.errors import CwmpError as CwmpError
     from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
     from cwmp_selector.update import SparseUpdate as SparseUpdate
 
 _HOMES = {
+    "LayerCosts": "cwmp_costmodels.layers",
+    "Scenario": "cwmp_costmodels.scenario",
+    "expected_gain": "cwmp_costmodels.gain",
+    "layer_costs": "cwmp_costmodels.layers",
     "SparseUpdate": "cwmp_selector.update",
     "Selector": "cwmp_selector.selector",
     "ErrorFeedback": "cwmp_selector.feedback",
@@ -23,7 +31,19 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = ["CwmpError", "ErrorFeedback", "Profile", "Selector", "SparseUpdate", "__version__", "load_profile"]
+__all__ = [
+    "CwmpError",
+    "ErrorFeedback",
+    "LayerCosts",
+    "Profile",
+    "Scenario",
+    "Selector",
+    "SparseUpdate",
+    "__version__",
+    "expected_gain",
+    "layer_costs",
+    "load_profile",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.provenance import Provenance
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cwmp_costmodels.layers import LayerCosts
+    from cwmp_costmodels.prices import Static
+    from cwmp_costmodels.scenario import Scenario
 
 SCHEMA_VERSION = 1
 
@@ -240,6 +247,14 @@ class Profile(_Model):
     fit: FitBlock | None = None
     validation: ValidationBlock | None = None
     simulation: SimulationBlock | None = None
+
+    def layer_costs(
+        self, model: nn.Module, scenario: Scenario | None = None, *, static: Static | None = None
+    ) -> LayerCosts:
+        """Return the joules per kept entry of a model's parameters: `cwmp_costmodels.layers.layer_costs`."""
+        from cwmp_costmodels.layers import layer_costs
+
+        return layer_costs(self, model, scenario, static=static)
 
 
 DeviceBlock.model_rebuild()

@@ -1,0 +1,144 @@
+"""Joules of one parameter tensor as a function of how many of its entries are kept, by cause.
+
+A kept entry of a tensor with n entries, k of them kept, costs
+
+    local_steps x (lines touched, indices and values streamed, arithmetic)  by the scenario's optimiser
+  + receivers x (the same for a plain addition)
+  + (value bits + position bits) x (uplink J/bit + receivers x downlink J/bit)
+
+divided by k. Operator calls (launches) are paid once per touched tensor, promotion and tail of the radio once per payload;
+they stand apart as fixed joules. A tensor that is kept whole takes the dense kernels and sends no positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cwmp_costmodels.factors import Factor
+from cwmp_costmodels.inspect_model import TensorInfo
+from cwmp_costmodels.prices import Prices
+from cwmp_costmodels.scenario import Links, Scenario
+from cwmp_profiler.counts import Counts, Optimizer, dense_update, sparse_update
+
+CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
+PER_ENTRY = CAUSES[:-1]
+
+TEMPORARY_BYTES = 24
+"""Bytes of indices, values and one temporary per kept entry: where they live is decided as the microbenchmark `update` does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """Cost of one parameter tensor.
+
+    Attributes:
+        tensor: Name, layer type, shape and type.
+        level: Memory level where parameter and optimiser state live between local steps.
+        receiver_level: The same for the plain addition of a receiver.
+        factors: Correction of the local update, by `sparse` and `dense`.
+        receiver_factors: Correction of a receiver's addition.
+        gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
+        prices: Joules per count.
+        scenario: What an entry causes.
+        links: The radio's joules per bit.
+    """
+
+    tensor: TensorInfo
+    level: str
+    receiver_level: str
+    factors: Mapping[str, Factor]
+    receiver_factors: Mapping[str, Factor]
+    gradient_flops: float
+    prices: Prices
+    scenario: Scenario
+    links: Links
+
+    def parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
+        """Return the joules by cause (`CAUSES`) of keeping `kept` of the entries.
+
+        Args:
+            kept: Entries kept, 0 <= kept <= numel; may be an expectation.
+            temporaries_of: Entries that decide where the step's small temporaries live; None takes `kept`.
+        """
+        parts = dict.fromkeys(CAUSES, 0.0)
+        if kept == 0:
+            return parts
+        for times, factor, counts in self._updates(kept, temporaries_of):
+            joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
+            for cause, part in (("memory", "memory"), ("compute", "compute"), ("fixed", "launch")):
+                parts[cause] += times * joules[part]
+        if self.gradient_flops:
+            flops = self.gradient_flops * kept * self.scenario.local_steps
+            parts["compute"] += flops * self.prices.price(f"flop_{self.tensor.dtype}").joules()
+        bits = self.bits(kept)
+        parts["uplink"] = bits * self.links.up_j_per_bit
+        parts["downlink"] = bits * self.links.down_j_per_bit * self.scenario.receivers
+        return parts
+
+    def bits(self, kept: float) -> float:
+        """Return the modelled payload bits, values and positions."""
+        if self.links.radio is None:
+            return 0.0
+        from cwmp_costmodels.radio import payload_bits
+
+        code = "dense" if kept == self.tensor.numel else self.scenario.index_code
+        return payload_bits(self.tensor.numel, kept, self.scenario.value_bits, code)
+
+    def mask_j(self, kept: float) -> float:
+        """Return the joules of positions that are paid once, however many entries are kept (a bitmask)."""
+        if self.links.radio is None or self.scenario.index_code != "bitmask" or kept in (0, self.tensor.numel):
+            return 0.0
+        bits = self.bits(kept) - kept * self.scenario.value_bits
+        return bits * (self.links.up_j_per_bit + self.scenario.receivers * self.links.down_j_per_bit)
+
+    def fixed_j(self) -> float:
+        """Return the joules paid once if anything of the tensor, but not all, is kept: operator calls and a bitmask."""
+        kept = min(1.0, self.tensor.numel / 2)
+        return self.parts_j(kept)["fixed"] + self.mask_j(kept)
+
+    def variable_j(self, kept: float, *, temporaries_of: float | None = None) -> float:
+        """Return the joules of `kept` entries without what is paid once."""
+        parts = self.parts_j(kept, temporaries_of=temporaries_of)
+        return sum(parts[cause] for cause in PER_ENTRY) - self.mask_j(kept)
+
+    def sources_j(self, kept: float) -> dict[str, float]:
+        """Return the joules per kept entry by coefficient (see `Prices.origin`), `uplink` and `downlink`."""
+        sources: dict[str, float] = {}
+        for times, factor, counts in self._updates(kept, None):
+            for count, amount in counts.items():
+                if count != "launch" and amount:
+                    origin = self.prices.origin(count)
+                    price = self.prices.price(count).joules(factor.value, factor.time_value)
+                    joules = times * amount * price / kept
+                    sources[origin] = sources.get(origin, 0.0) + joules
+        if self.gradient_flops:
+            origin = f"flop_{self.tensor.dtype}"
+            sources[origin] = self.gradient_flops * self.scenario.local_steps * self.prices.price(origin).joules()
+        parts = self.parts_j(kept)
+        return sources | {cause: parts[cause] / kept for cause in ("uplink", "downlink") if parts[cause]}
+
+    def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
+        scenario = self.scenario
+        mode = "dense" if kept == self.tensor.numel else "sparse"
+        own = self._counts(kept, self.level, scenario.optimizer, temporaries_of)
+        updates = [(scenario.local_steps, self.factors[mode], own)]
+        if scenario.receivers:
+            theirs = self._counts(kept, self.receiver_level, "sgd", temporaries_of)
+            updates.append((scenario.receivers, self.receiver_factors[mode], theirs))
+        return updates
+
+    def _counts(self, kept: float, level: str, optimizer: Optimizer, temporaries_of: float | None) -> Counts:
+        tensor, device = self.tensor, self.prices.profile.device
+        if kept == tensor.numel:
+            return dense_update(tensor.numel, level, optimizer, entry_bytes=tensor.entry_bytes)
+        temporaries = kept if temporaries_of is None else temporaries_of
+        return sparse_update(
+            tensor.numel,
+            kept,
+            level,
+            optimizer,
+            entry_bytes=tensor.entry_bytes,
+            line_bytes=device.line_bytes,
+            temporary_level=device.info().level_of(temporaries * TEMPORARY_BYTES),
+        )
