@@ -1,0 +1,72 @@
+"""Verb `compare`: two profiles or two sessions, as ratios with intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cwmp_cli.console import Json, out, print_json, warn
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from cwmp_costmodels.compare import Comparison, Ratio
+
+STYLE = {"differs": "bold", "no difference shown": "dim", "cannot tell": "dim"}
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="Profile (path or shipped name) or measurements file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another of the same sort.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Hold two profiles, or two sessions, against each other: B over A, and whether their intervals say that they differ.
+
+    [bold]Example:[/bold] cwmp-profile compare before.json after.json
+    """
+    from dataclasses import asdict
+
+    from cwmp_costmodels.compare_files import compare_files
+
+    found = compare_files(first, second)
+    if as_json:
+        print_json(asdict(found))
+        return
+    _print(found)
+
+
+def _print(found: Comparison) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = out()
+    console.print(Text(f"A  {found.first}\nB  {found.second}"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in ("A", "B", "B/A", "95%"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for quantity in ("energy", "time", "layer"):
+        rows = [ratio for ratio in found.ratios if ratio.quantity == quantity]
+        if rows:
+            table.add_row(Text({"layer": "layer factor"}.get(quantity, quantity), style="bold"))
+        for row in rows:
+            table.add_row(*_cells(row))
+    console.print(table)
+    known = [ratio for ratio in found.ratios if ratio.difference != "cannot tell"]
+    console.print(Text(f"{len(found.differing())} of {len(known)} quantities with intervals differ"))
+    for remark in found.remarks:
+        warn(remark)
+
+
+def _cells(row: Ratio) -> list[str | Text]:
+    from rich.text import Text
+
+    from cwmp_cli.profile_tables import amount
+
+    sides = ["-" if value is None else amount(value, row.unit) for value in (row.first, row.second)]
+    ratio = "-" if row.ratio is None else f"{row.ratio:.3g}"
+    interval = "" if row.low is None or row.high is None else f"[{row.low:.3g}, {row.high:.3g}]"
+    return [f"  {row.name}", *sides, ratio, interval, Text(row.difference, style=STYLE[row.difference])]
