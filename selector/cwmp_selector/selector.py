@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +12,16 @@ import torch
 from cwmp_selector import rules
 from cwmp_selector.cheapest import select_cheapest
 from cwmp_selector.costs import Cost, Costs, DensityCosts, FixedCosts, look_up, total
+from cwmp_selector.density import DensitySolver
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
+from cwmp_selector.fixed import FixedSolver
 from cwmp_selector.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.greedy import Choice, NonFiniteError, select_by_layer
 from cwmp_selector.greedy_entries import select_by_entry
 from cwmp_selector.quantize import NATIVE, check_format, quantize
 from cwmp_selector.rules import Rule
+from cwmp_selector.stepped import Outcome, Stepped
 from cwmp_selector.update import SparseUpdate
 
 
@@ -98,27 +102,67 @@ class Selector:
         return update
 
     def _select(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
-        if isinstance(self.costs, FixedCosts | DensityCosts):
-            raise SelectionError("costs with fixed or density-dependent parts are not supported yet")
-        costs = look_up(self.costs, layers)
+        if self.rule in ("random-k", "cheapest", "dense"):
+            refuse_non_finite(layers)
+        try:
+            if isinstance(self.costs, FixedCosts | DensityCosts):
+                return self._stepped(layers, budget_j, lambda_)
+            return self._additive(layers, look_up(self.costs, layers), budget_j, lambda_)
+        except NonFiniteError as error:
+            raise non_finite(layers[error.place]) from None
+
+    def _additive(
+        self, layers: list[Layer], costs: list[Cost], budget_j: float | None, lambda_: float | None
+    ) -> SparseUpdate:
+        """Select where joules are a sum over entries."""
         dense_j = _energy(costs, [torch.arange(0) for _ in layers], layers, dense=True)
         budget = self._budget(dense_j, budget_j, lambda_)
         if self.rule == "dense":
-            everything = [torch.arange(layer.numel, device=layer.flat.device) for layer in layers]
-            refuse_non_finite(layers)
-            return self._update(layers, everything, costs, None, math.nan, None)
+            everything = _everything(layers)
+            return self._update(
+                layers, Outcome(everything), None, lambda _: {"entries": _energy(costs, everything, layers)}
+            )
         counted = self.k is not None and budget_j is None
         weights, factor = rules.weights_of(self.rule, costs)
         floor = rules.score_of(self.rule, lambda_, factor) if lambda_ is not None else 0.0
         prices: list[Cost] = [1.0] * len(layers) if counted else costs
-        try:
-            choice = self._greedy(layers, costs, weights, prices, budget, floor)
-        except NonFiniteError as error:
-            raise non_finite(layers[error.place]) from None
-        reached = rules.value_per_joule(self.rule, choice.break_score, factor)
-        lambda_found = max(reached, lambda_ or 0.0)
-        gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
-        return self._update(layers, choice.positions, costs, None if counted else budget, lambda_found, gap)
+        choice = self._greedy(layers, costs, weights, prices, budget, floor)
+        reached = max(rules.value_per_joule(self.rule, choice.break_score, factor), lambda_ or 0.0)
+        outcome = Outcome(choice.positions, reached, self._gap(choice, budget, factor, counted=counted, floor=floor))
+        parts = {"entries": _energy(costs, choice.positions, layers)}
+        return self._update(layers, outcome, None if counted else budget, lambda _: parts)
+
+    def _stepped(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
+        """Select where joules have fixed parts or depend on the density."""
+        keys = self._keys(layers)
+        solver: Stepped
+        if isinstance(self.costs, FixedCosts):
+            solver = FixedSolver(self.costs, layers, keys, self.rule)
+        else:
+            assert isinstance(self.costs, DensityCosts)  # noqa: S101 - for the type checker
+            formats = [self.values or NATIVE[layer.flat.dtype] for layer in layers]
+            solver = DensitySolver(self.costs, layers, keys, self.rule, formats)
+        counted = self.k is not None and budget_j is None
+        budget = self._budget(solver.dense_j, budget_j, lambda_)
+        if self.rule == "dense":
+            outcome = Outcome(_everything(layers))
+        elif counted:
+            outcome = solver.counted(int(budget))
+        elif self.rule not in ("cwmp", "cwmp-l1"):
+            outcome = solver.ordered(budget)
+        elif lambda_ is not None:
+            outcome = solver.at_lambda(lambda_, budget)
+        else:
+            outcome = solver.solve(budget)
+
+        def parts(update: SparseUpdate) -> dict[str, float]:
+            if isinstance(self.costs, DensityCosts):
+                bits = update.payload_bits if any(update.kept.values()) else 0
+                return self.costs.parts_j(update.kept, payload_bits=bits)
+            return solver.parts_j(outcome.positions)
+
+        bounded = not counted and self.rule != "dense"
+        return self._update(layers, outcome, budget if bounded else None, parts)
 
     def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
         if budget_j is not None:
@@ -142,16 +186,18 @@ class Selector:
         budget: float,
         floor: float,
     ) -> Choice:
-        keys, power = [layer.flat for layer in layers], rules.power_of(self.rule)
-        if self.rule == "random-k":
-            refuse_non_finite(layers)
-            keys = [1.0 - torch.rand(key.numel(), generator=self._generator).to(key.device) for key in keys]
+        keys, power = self._keys(layers), rules.power_of(self.rule)
         if self.rule == "cheapest":
-            refuse_non_finite(layers)
             return select_cheapest(keys, costs, prices, budget)
         if any(isinstance(c, torch.Tensor) for c in (*weights, *prices)):
             return select_by_entry(keys, weights, prices, budget, floor=floor, power=power)
         return select_by_layer(keys, np.array(weights), np.array(prices), budget, floor=floor, power=power)
+
+    def _keys(self, layers: list[Layer]) -> list[torch.Tensor]:
+        """Return what ranks the entries: the gradients, or random numbers in (0, 1], drawn on the CPU for any device."""
+        if self.rule != "random-k":
+            return [layer.flat for layer in layers]
+        return [1.0 - torch.rand(layer.numel, generator=self._generator).to(layer.flat.device) for layer in layers]
 
     def _gap(self, choice: Choice, budget: float, factor: float, *, counted: bool, floor: float) -> float | None:
         """Return the fractional optimum's value less the value chosen: (B - prefix) * v_b / c_b - fillers."""
@@ -166,28 +212,30 @@ class Selector:
     def _update(
         self,
         layers: list[Layer],
-        positions: list[torch.Tensor],
-        costs: list[Cost],
+        outcome: Outcome,
         budget_j: float | None,
-        lambda_: float,
-        gap: float | None,
+        parts_j: Callable[[SparseUpdate], dict[str, float]],
     ) -> SparseUpdate:
         values, scales, formats = {}, {}, {}
-        for layer, where in zip(layers, positions, strict=True):
+        for layer, where in zip(layers, outcome.positions, strict=True):
             formats[layer.name] = self.values or NATIVE[layer.flat.dtype]
             values[layer.name], scales[layer.name] = quantize(layer.flat[where], formats[layer.name])
-        return SparseUpdate(
-            indices={layer.name: where for layer, where in zip(layers, positions, strict=True)},
+        update = SparseUpdate(
+            indices={layer.name: where for layer, where in zip(layers, outcome.positions, strict=True)},
             values=values,
             shapes={layer.name: layer.shape for layer in layers},
             value_formats=formats,
             scales=scales,
-            parts_j={"entries": _energy(costs, positions, layers)},
-            lambda_=lambda_,
-            gap_bound=gap,
+            lambda_=outcome.lambda_,
+            gap_bound=outcome.gap_bound,
             rule=self.rule,
             budget_j=budget_j if budget_j is None or math.isfinite(budget_j) else None,
         )
+        return replace(update, parts_j=parts_j(update))
+
+
+def _everything(layers: list[Layer]) -> list[torch.Tensor]:
+    return [torch.arange(layer.numel, device=layer.flat.device) for layer in layers]
 
 
 def _check_budget(budget_j: float | None) -> None:

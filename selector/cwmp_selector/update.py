@@ -145,7 +145,7 @@ class SparseUpdate:
         Raises:
             PayloadError: If the bytes are anything but a whole and valid payload for `like`.
         """
-        from cwmp_selector.payload import decode
+        from cwmp_selector.payload_decode import decode
 
         return decode(data, like)
 

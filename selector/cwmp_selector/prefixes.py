@@ -1,0 +1,122 @@
+"""Sorted prefixes: each layer's candidates by falling magnitude with running sums, where whole selections are two lookups.
+
+Where a layer, a packet or the density changes what an entry costs, many selections are tried before one is taken. Within a
+layer all entries cost the same, so each of them is a prefix of this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cwmp_selector import candidates
+from cwmp_selector.candidates import Extract
+from cwmp_selector.floats import INF_BITS, FloatArray, IntArray, from_bits
+from cwmp_selector.greedy import NonFiniteError
+
+
+class TooShallowError(Exception):
+    """A selection would need entries below the candidates: find more of them and try again."""
+
+
+class Prefixes:
+    """Candidates of every layer above a magnitude floor, sorted.
+
+    Magnitudes are divided by `unit`, the largest of all, so that squares neither overflow nor vanish.
+
+    Attributes:
+        unit: Largest magnitude (1 if there is none).
+        magnitudes: Per layer, falling, in units; shape (candidates,).
+        values: Per layer, sum of magnitudes^power over the first j candidates; shape (candidates + 1,).
+        floors: Per layer, the magnitude (in units) below which entries are not candidates; 0 where all entries are.
+        sizes: Entries per layer.
+    """
+
+    def __init__(self, keys: Sequence[torch.Tensor], least_bits: IntArray, power: int, extract: Extract) -> None:
+        found = extract(keys, least_bits.tolist())
+        self.keys, self.power = keys, power
+        self.sizes = np.array([key.numel() for key in keys], dtype=np.int64)
+        self._where = [where for where, _ in found]
+        raw = []
+        for place, (key, (_, bits)) in enumerate(zip(keys, found, strict=True)):
+            array = bits.cpu().numpy()
+            if array.size and int(array.max()) >= INF_BITS[key.dtype]:
+                raise NonFiniteError(place)
+            raw.append(from_bits(array, key.dtype))
+        self.unit = max((float(m.max()) for m in raw if m.size), default=1.0)
+        self._orders = [np.argsort(-m, kind="stable") for m in raw]
+        self.magnitudes = [m[o] / self.unit for m, o in zip(raw, self._orders, strict=True)]
+        self.values = [np.concatenate([[0.0], np.cumsum(m**power)]) for m in self.magnitudes]
+        self._falling = [-m for m in self.magnitudes]
+        least = [from_bits(np.array([b]), key.dtype)[0] for b, key in zip(least_bits, keys, strict=True)]
+        self.floors = np.array([0.0 if b <= 1 else m / self.unit for b, m in zip(least_bits, least, strict=True)])
+
+    def above(self, magnitudes: FloatArray) -> IntArray:
+        """Return, per layer, how many candidates exceed a magnitude (in units)."""
+        return np.array(
+            [int(f.searchsorted(-m, side="left")) for f, m in zip(self._falling, magnitudes.tolist(), strict=True)],
+            dtype=np.int64,
+        )
+
+    def value(self, counts: IntArray) -> FloatArray:
+        """Return, per layer, the value of its first candidates, in units^power."""
+        return np.array([v[k] for v, k in zip(self.values, counts.tolist(), strict=True)])
+
+    @property
+    def available(self) -> IntArray:
+        """Number of candidates per layer."""
+        return np.array([m.size for m in self.magnitudes], dtype=np.int64)
+
+    def in_place(self) -> tuple[list[IntArray], list[FloatArray]]:
+        """Return each layer's candidates in positional order: positions, and magnitudes in units."""
+        places, magnitudes = [], []
+        for where, order, falling in zip(self._where, self._orders, self.magnitudes, strict=True):
+            back = np.empty_like(falling)
+            back[order] = falling
+            places.append(where.cpu().numpy())
+            magnitudes.append(back)
+        return places, magnitudes
+
+    def masked(self, kept: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the positions of the candidates that masks over `in_place` keep, on the keys' device."""
+        return [where[mask.to(where.device)] for where, mask in zip(self._where, kept, strict=True)]
+
+    def positions(self, counts: IntArray) -> list[torch.Tensor]:
+        """Return the ascending positions of each layer's first candidates, on the keys' device."""
+        result = []
+        for where, order, count in zip(self._where, self._orders, counts.tolist(), strict=True):
+            chosen = torch.from_numpy(np.sort(order[:count])).to(where.device)
+            result.append(where[chosen])
+        return result
+
+
+def prefixes_for(
+    keys: Sequence[torch.Tensor],
+    weights: FloatArray,
+    costs: FloatArray,
+    budget: float,
+    *,
+    power: int = 2,
+    extract: Extract = candidates.extract,
+) -> Prefixes:
+    """Return candidates that hold about what the budget can pay for; everything if the layers are small.
+
+    Args:
+        keys: Flat tensors.
+        weights: Positive factor of each layer's score.
+        costs: Cost of each layer's entries.
+        budget: What may be spent; give more than the true budget where costs may fall.
+        power: Value of an entry is magnitude^power.
+        extract: Way of finding candidates.
+    """
+    sizes = [key.numel() for key in keys]
+    low = 0.0
+    if sum(sizes) > 2 * candidates.SAMPLE:
+        drawn = candidates.sample_magnitudes(keys, candidates.sample_positions(sizes))
+        scores = np.concatenate([m * w for m, w in zip(drawn, weights, strict=True)])
+        stands_for = [np.full(m.size, c * n / max(m.size, 1)) for m, c, n in zip(drawn, costs, sizes, strict=True)]
+        low = candidates.bracket(scores, np.concatenate(stands_for), budget)[0]
+    least = candidates.layer_thresholds(low, weights, [key.dtype for key in keys])
+    return Prefixes(keys, least, power, extract)

@@ -1,0 +1,175 @@
+"""Selections whose joules are more than a sum over entries: what fixed and density-dependent costs have in common.
+
+The rules that follow a fixed order (top-k, random-k, cheapest) keep the longest affordable prefix of it; a budget in entries
+and a given lambda only need costs that agree with the choice. What differs, meeting a budget in joules by value per
+joule, is each subclass's `solve`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cwmp_selector import candidates, rules
+from cwmp_selector.candidates import Extract
+from cwmp_selector.floats import FloatArray, IntArray
+from cwmp_selector.gradients import Layer
+from cwmp_selector.greedy import select_by_layer
+from cwmp_selector.lagrangian import Lagrangian
+from cwmp_selector.prefixes import Prefixes, prefixes_for
+
+SETTLED = 0.005
+"""Largest relative change of a cost per entry at which cost and choice are said to agree."""
+
+ROUNDS = 24
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A choice with its certificate.
+
+    Attributes:
+        positions: Ascending positions per layer.
+        lambda_: Value per joule of the threshold; NaN where the rule has none.
+        gap_bound: Bound on the missed value; None where the rule does not maximise a value.
+    """
+
+    positions: list[torch.Tensor]
+    lambda_: float = math.nan
+    gap_bound: float | None = None
+
+
+class Stepped(ABC):
+    """One gradient under costs with steps.
+
+    Args:
+        layers: Gradients, checked.
+        keys: What ranks the entries: the gradients' flat tensors, or others of the same sizes.
+        rule: How entries are ranked.
+        extract: Way of finding candidates.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], keys: Sequence[torch.Tensor], rule: str, extract: Extract = candidates.extract
+    ) -> None:
+        self.layers, self.keys, self.rule, self.extract = layers, keys, rule, extract
+        self.power = rules.power_of(rule)
+        self.sizes = np.array([layer.numel for layer in layers], dtype=np.int64)
+
+    @abstractmethod
+    def entry_j(self, density: FloatArray) -> FloatArray:
+        """Return the joules per entry of each layer at the densities given, checked."""
+
+    @abstractmethod
+    def parts_j(self, positions: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Return the joules by cause of keeping these positions."""
+
+    @property
+    @abstractmethod
+    def layer_j(self) -> FloatArray:
+        """Joules once per touched layer."""
+
+    @property
+    @abstractmethod
+    def dense_j(self) -> float:
+        """Joules when everything is kept."""
+
+    @abstractmethod
+    def solve(self, budget: float) -> Outcome:
+        """Return the choice by value per joule within a budget in joules."""
+
+    def total_j(self, positions: Sequence[torch.Tensor]) -> float:
+        """Return the sum of `parts_j`."""
+        return math.fsum(self.parts_j(positions).values())
+
+    def weights(self, entry_j: FloatArray) -> FloatArray:
+        """Return each layer's weight of the score."""
+        return np.array(rules.weights_of(self.rule, entry_j.tolist())[0], dtype=np.float64)
+
+    def density_of(self, counts: IntArray | FloatArray) -> FloatArray:
+        """Return counts over sizes, at least one entry's worth."""
+        size = np.maximum(self.sizes, 1)
+        return np.clip(counts / size, 1 / size, 1.0)
+
+    def counted(self, k: int) -> Outcome:
+        """Return the k entries of highest score, at costs that agree with the choice."""
+        entry_j = self.entry_j(self.density_of(self.sizes.astype(np.float64) * (k / max(int(self.sizes.sum()), 1))))
+        for _ in range(ROUNDS):
+            choice = select_by_layer(
+                self.keys, self.weights(entry_j), np.ones(len(self.keys)), float(k), extract=self.extract
+            )
+            counts = np.array([where.numel() for where in choice.positions])
+            after = self.entry_j(self.density_of(counts))
+            if self.settled(entry_j, after, counts):
+                break
+            entry_j = np.sqrt(entry_j * after)
+        return Outcome(choice.positions, gap_bound=0.0 if self.rule == "top-k" else None)
+
+    def at_lambda(self, lambda_: float, cap: float) -> Outcome:
+        """Return what is worth lambda at costs that agree with the choice; within `cap` joules."""
+        density = np.ones(len(self.keys))
+        entry_j = self.entry_j(density)
+        for _ in range(ROUNDS):
+            # A magnitude m is worth it if m^power >= lambda * c.
+            least = np.maximum((lambda_ * entry_j) ** (1.0 / self.power), 1e-300)
+            bits = candidates.layer_thresholds(1.0, 1.0 / least, [key.dtype for key in self.keys])
+            prefixes = Prefixes(self.keys, bits, self.power, self.extract)
+            unit = prefixes.unit**self.power
+            counts, _surplus = Lagrangian(prefixes, entry_j, self.layer_j).at(lambda_ / unit)
+            after = self.entry_j(self.density_of(counts))
+            if self.settled(entry_j, after, counts):
+                break
+            entry_j = np.sqrt(entry_j * after)
+        positions = prefixes.positions(counts)
+        if self.total_j(positions) <= cap:
+            return Outcome(positions, lambda_)
+        return self.solve(cap)
+
+    @staticmethod
+    def settled(before: FloatArray, after: FloatArray, counts: IntArray) -> bool:
+        """Return whether the costs of the layers that keep something have stopped moving."""
+        return float(np.abs(after / before - 1)[counts > 0].max(initial=0.0)) < SETTLED
+
+    def ordered(self, budget: float) -> Outcome:
+        """Return the longest affordable prefix of the rule's fixed order."""
+        entry_j = self.entry_j(
+            self.density_of((self.sizes * min(budget / max(self.dense_j, 1e-300), 1.0)).astype(np.int64))
+        )
+        everything = np.ones(len(self.keys), dtype=np.int64)
+        margin = 2.0
+        while True:
+            if self.rule == "cheapest":
+                prefixes = Prefixes(self.keys, everything, self.power, self.extract)
+            else:
+                reach = margin * max(budget, 1e-9 * float(self.sizes @ entry_j))
+                prefixes = prefixes_for(
+                    self.keys, np.ones(len(self.keys)), entry_j, reach, power=self.power, extract=self.extract
+                )
+            layer = self._order(prefixes, entry_j)
+            positions, length = self._longest(prefixes, layer, budget)
+            if length < layer.size or not (prefixes.floors > 0).any():
+                return Outcome(positions)
+            margin *= 8
+
+    def _order(self, prefixes: Prefixes, entry_j: FloatArray) -> IntArray:
+        """Return the layers of the candidates in the rule's order; within a layer that is the prefixes' own order."""
+        layer = np.repeat(np.arange(len(self.keys)), prefixes.available)
+        magnitude = np.concatenate(prefixes.magnitudes)
+        tier = entry_j[layer] if self.rule == "cheapest" else np.zeros_like(magnitude)
+        return layer[np.lexsort((-magnitude, tier))]
+
+    def _longest(self, prefixes: Prefixes, layer: IntArray, budget: float) -> tuple[list[torch.Tensor], int]:
+        low, high = 0, layer.size
+        while low < high:
+            middle = (low + high + 1) // 2
+            counts = np.bincount(layer[:middle], minlength=len(self.keys))
+            if self.total_j(prefixes.positions(counts)) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return prefixes.positions(np.bincount(layer[:low], minlength=len(self.keys))), low
