@@ -36,6 +36,7 @@ from cwmp_profiler.plan import expected_s
 from cwmp_profiler.tracker import Energy, Tracker
 from cwmp_profiler.workloads import WORKLOADS
 from cwmp_profiler.workloads.base import Point
+from cwmp_profiler.workloads.compute import Awake
 
 BACKGROUND_SHARE = 0.1
 """Share of the processors used by others from which a window is flagged."""
@@ -177,7 +178,8 @@ class Session:
         if point.family == "idle":
             counts: dict[str, float] = {}
             iterations = 0
-            energy = self._track(lambda: self.device.rest(self.plan.window_s))
+            pause = self.device.stay_awake if point.workload == Awake.name else self.device.rest
+            energy = self._track(lambda: pause(self.plan.window_s))
         else:
             prepared = self._prepare(point)
             self.device.state()

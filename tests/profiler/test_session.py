@@ -76,14 +76,24 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another_order(tmp_pa
 
 def test_the_order_is_random_and_bracketed_by_idle_windows():
     plan = simulated_session(seed=1).plan
-    idle = next(point.id for point in plan.points if point.family == "idle")
-    assert plan.order[0][0] == idle
-    assert plan.order[-1][0] == idle
-    places = [index for index, (name, _) in enumerate(plan.order) if name == idle]
-    assert max(b - a for a, b in pairwise(places)) <= IDLE_EVERY + 1
+    idle = [point.id for point in plan.points if point.family == "idle"]
+    assert {plan.order[0][0], plan.order[1][0]} == set(idle) == {plan.order[-2][0], plan.order[-1][0]}
+    for rest in idle:
+        places = [index for index, (name, _) in enumerate(plan.order) if name == rest]
+        assert max(b - a for a, b in pairwise(places)) <= IDLE_EVERY + len(idle)
     assert len(set(plan.order)) == len(plan.order)
-    work = [name for name, _ in plan.order if name != idle]
-    assert work[: len(set(work))] != [point.id for point in plan.points if point.id != idle]
+    work = [name for name, _ in plan.order if name not in idle]
+    assert work[: len(set(work))] != [point.id for point in plan.points if point.id not in idle]
+
+
+def test_rest_draws_the_idle_power_and_waking_without_work_the_static_power(tmp_path):
+    truth = exact("simulated-board", idle_power_w=1.7)
+    found = simulated_file(tmp_path / "m.jsonl", truth, families=["compute"])
+    for name, power in (("idle.rest", 1.7), ("idle.awake", truth.coefficients["static_power"].value)):
+        windows = [window for window in found.windows if window.workload == name]
+        assert windows
+        for window in windows:
+            assert window.energy_j / window.duration_s == pytest.approx(power, rel=0.01)
 
 
 def test_the_expected_duration_is_near_what_a_session_takes(tmp_path):

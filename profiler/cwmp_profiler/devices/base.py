@@ -9,6 +9,9 @@ from cwmp_profiler.clock import Clock
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.workloads.base import Point
 
+NAP_S = 5e-5
+"""Length of a nap that keeps a machine awake: shorter than the residency for which deep idle states pay."""
+
 
 class Runner(ABC):
     """A prepared point."""
@@ -47,6 +50,12 @@ class Device(ABC):
     def rest(self, duration_s: float) -> None:
         """Do nothing for `duration_s` seconds."""
         self.clock.sleep(duration_s)
+
+    def stay_awake(self, duration_s: float) -> None:
+        """Do nothing for `duration_s` seconds in naps so short that clocks and voltages do not ramp down."""
+        end = self.clock.now() + duration_s
+        while self.clock.now() < end:
+            self.clock.sleep(NAP_S)
 
     def state(self) -> dict[str, Any]:
         """Return what may change: temperature_c, clock_hz, load, throttle counts. Unknown values are absent."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CUDA_SECTOR_BYTES = 32
 """Bytes that a scattered access moves on NVIDIA GPUs since Maxwell: one sector of a 128-byte line."""
 
+GPU_NAP_S = 1e-3
+"""Time between two empty kernels that keep a GPU at its working clocks; the kernels themselves take microseconds."""
+
 
 class TorchRunner(Runner):
     """Runs one prepared step in a loop and waits for the device at the end."""
@@ -130,6 +133,17 @@ class TorchDevice(Device):
         except (RuntimeError, TypeError) as error:
             raise DeviceError(f"{point.label()} cannot run on {self._name}: {error}") from error
         return TorchRunner(step, self._wait)
+
+    def stay_awake(self, duration_s: float) -> None:
+        if not self._name.startswith("cuda"):
+            super().stay_awake(duration_s)
+            return
+        touch = self._operands.take("awake", 1)
+        end = self.clock.now() + duration_s
+        while self.clock.now() < end:
+            touch.neg_()
+            self._wait()
+            self.clock.sleep(GPU_NAP_S)
 
     def _wait(self) -> None:
         if self._name.startswith("cuda"):

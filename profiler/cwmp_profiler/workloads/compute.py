@@ -14,10 +14,8 @@ from cwmp_profiler.workloads.operands import Operands
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class Idle(Workload):
-    """Let the machine rest. Its power is reported beside P0, which is not the same: clocks ramp down."""
-
-    name = "idle.rest"
+class _Idle(Workload):
+    """Base of windows without work."""
 
     def points(self, device: DeviceInfo, preset: str) -> Iterable[Point]:
         del device, preset
@@ -32,7 +30,19 @@ class Idle(Workload):
         return 0
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
-        raise NotImplementedError("idle windows are slept, not run")
+        raise NotImplementedError("idle windows are waited, not run")
+
+
+class Rest(_Idle):
+    """Let the machine rest. Its power is reported beside P0, which is not the same: clocks and voltages ramp down."""
+
+    name = "idle.rest"
+
+
+class Awake(_Idle):
+    """Keep the machine awake without work: what tells P0 from the joules of work, which time alone cannot."""
+
+    name = "idle.awake"
 
 
 class Launch(Workload):
@@ -142,4 +152,4 @@ class MultiplyAdd(Workload):
         return lambda: x.addcmul_(a, b, value=1e-9)
 
 
-WORKLOADS: tuple[Workload, ...] = (Idle(), Launch(), MatrixProduct(), MultiplyAdd())
+WORKLOADS: tuple[Workload, ...] = (Rest(), Awake(), Launch(), MatrixProduct(), MultiplyAdd())
