@@ -25,6 +25,9 @@ from cwmp_profiler.workloads.base import Point
 Distortion = Callable[[Point, Mapping[str, float], float, float, float], tuple[float, float]]
 """(point, counts, dynamic energy in J, time in s, clock in s) to (dynamic energy, time): physics that no linear model holds."""
 
+RadioPhysics = Callable[[Point, Mapping[str, float]], tuple[float, float]]
+"""(point of the radio family, counts) to (joules above the idle power, seconds)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Physics:
@@ -46,6 +49,7 @@ class Physics:
         spike_s: Duration of a spike.
         idle_power_w: Power when nothing runs; None takes static_power_w.
         distortion: What the linear model does not contain; None for nothing.
+        radio: Physics of the radio family; None for a device without a radio.
     """
 
     info: DeviceInfo
@@ -63,13 +67,16 @@ class Physics:
     spike_s: float = 0.05
     idle_power_w: float | None = None
     distortion: Distortion | None = None
+    radio: RadioPhysics | None = None
 
     def work(self, point: Point, counts: Counts, now_s: float) -> tuple[float, float]:
         """Return (energy in J, time in s) of `counts`, without noise.
 
         Raises:
-            DeviceError: If the truth has no coefficient for a count that is not zero.
+            DeviceError: If the truth has no coefficient for a count that is not zero, or no radio for a radio point.
         """
+        if point.family == "radio":
+            return self._radio_work(point, counts)
         missing = sorted(name for name, amount in counts.items() if amount and name not in self.energy)
         if missing:
             raise DeviceError(
@@ -83,6 +90,13 @@ class Physics:
         if self.distortion is not None:
             dynamic, duration = self.distortion(point, counts, dynamic, duration, now_s)
         return self.static_power_w * duration + dynamic, duration
+
+    def _radio_work(self, point: Point, counts: Counts) -> tuple[float, float]:
+        if self.radio is None:
+            raise DeviceError(f"{point.label()}: the truth has no radio; add one to $.radios of the truth file")
+        above_idle_j, duration = self.radio(point, counts)
+        idle_w = self.static_power_w if self.idle_power_w is None else self.idle_power_w
+        return idle_w * duration + above_idle_j, duration
 
 
 class SimulatedMeter(Meter):
@@ -192,6 +206,10 @@ class SimulatedDevice(Device):
         """Rest for `duration_s` at the idle power, with noise."""
         self.meter.rest()
         self._pass(self.meter.power_w * duration_s * self._noise(), duration_s)
+
+    def stay_awake(self, duration_s: float) -> None:
+        """Draw the static power for `duration_s`, with noise."""
+        self._pass(self.physics.static_power_w * duration_s * self._noise(), duration_s)
 
     def _pass(self, energy_j: float, duration_s: float) -> None:
         if duration_s > 0:
