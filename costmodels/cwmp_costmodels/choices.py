@@ -158,10 +158,9 @@ class Solver:
         return take(np.exp(high)), take(np.exp(low))
 
     def joules(self, kept: Array, entry_j: Array) -> float:
-        """Joules in expectation: a tensor's fixed part counts with the probability that something of it is kept."""
-        touched = self.population.touched(kept)
-        burst = self._burst * float(self.population.touched(kept.sum()))
-        return float(kept @ entry_j + touched @ self._fixed + burst)
+        """Joules in expectation: a tensor's fixed part counts with the probability that something of it is kept, the burst fully."""
+        burst = self._burst if kept.any() else 0.0
+        return float(kept @ entry_j + self.population.touched(kept) @ self._fixed + burst)
 
     def _entry_j(self, density: Array) -> Array:
         pairs = zip(self._names, density, strict=True)

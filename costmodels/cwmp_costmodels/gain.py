@@ -126,10 +126,11 @@ def expected_gain(
     solver = Solver(costs, population)
     budget = _budget_j(solver, budget_fraction, budget_j, k)
     top_k, cwmp = solver.within(budget, "top-k"), solver.within(budget, rule)
-    if min(top_k.kept, cwmp.kept) <= 0 or top_k.retained <= 0:
+    poor = next((name for name, choice in (("top-k", top_k), (rule, cwmp)) if choice.kept < 1), None)
+    if poor is not None:
         raise ScenarioError(
-            f"a budget of {budget:.3g} J pays for no entry: promotion, tail and operator calls alone cost "
-            f"{solver.least_j():.3g} J; give more"
+            f"a budget of {budget:.3g} J pays for no entry by {poor}: promotion, tail and operator calls alone cost "
+            f"{solver.least_j():.3g} J or more; give more"
         )
     same_k, same_value = solver.keeping(top_k.kept, rule), solver.retaining(cwmp.retained, "top-k")
     left = 1 - cwmp.retained

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cwmp_costmodels.layers import LayerCosts
 
 
+FAR = 1e30
+"""A threshold in deviations that nothing passes, yet whose square is a number."""
+
+
 class Population(Protocol):
     """Entries of several tensors.
 
@@ -56,7 +60,8 @@ class Drawn:
     def above(self, thresholds: Array) -> tuple[Array, Array]:
         """See `Population`."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.scales > 0, thresholds / self.scales, np.where(thresholds > 0, np.inf, 0.0))
+            t = np.where(self.scales > 0, thresholds / self.scales, np.where(thresholds > 0, FAR, 0.0))
+        t = np.minimum(t, FAR)
         return self.sizes * self.distribution.tail(t), self.sizes * self.scales**2 * self.distribution.value(t)
 
     def touched(self, kept: Array) -> Array:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cwmp_costmodels.schema import Profile
 
 Residency = Literal["step", "tensor"]
+INDEX_CODES = ("entropy", "rice", "leb128", "coo", "bitmask")
+"""Codes that send positions; `dense` of the radio's codes sends none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +62,9 @@ class Scenario:
             raise ScenarioError(f"density is the share of entries kept, above 0 and at most 1, got {self.density!r}")
         if self.residency not in get_args(Residency):
             raise ScenarioError(f"no residency {self.residency!r}; give one of {', '.join(get_args(Residency))}")
-        if self.index_code == "dense" or not isinstance(self.index_code, str):
+        if self.index_code not in INDEX_CODES:
             raise ScenarioError(
-                "index_code says how positions are sent; a dense payload is density 1, so give another code"
+                f"no index_code {self.index_code!r} for positions; give another code: {', '.join(INDEX_CODES)}"
             )
 
 
