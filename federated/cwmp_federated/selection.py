@@ -1,0 +1,58 @@
+"""One client's selection: from the change that training made to the update that fits the budget, with error feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor
+
+from cwmp_federated.budgets import Budget
+from cwmp_federated.config import RunConfig
+from cwmp_federated.energy import ClientEnergy
+from cwmp_selector.feedback import ErrorFeedback
+from cwmp_selector.rules import Rule
+from cwmp_selector.selector import Selector
+from cwmp_selector.update import SparseUpdate
+
+VALUE_FORMATS = {16: "float16", 32: "float32"}
+
+
+def select_update(
+    changes: Mapping[str, Tensor],
+    *,
+    energy: ClientEnergy,
+    budget: Budget,
+    config: RunConfig,
+    feedback: ErrorFeedback | None,
+    local_steps: int = 1,
+    lambda_: float | None = None,
+    seed: int = 0,
+) -> SparseUpdate:
+    """Choose what to send of a client's changes.
+
+    Args:
+        changes: Change of each parameter by training (or its estimate), by name.
+        energy: Prices of the client's device.
+        budget: Budget of this update.
+        config: The run: rule, value bits.
+        feedback: What was not sent before is added, and what is not sent now is kept; None drops it.
+        local_steps: Steps in which the kept entries will be written (sparse step).
+        lambda_: Common threshold, value per joule, of all clients; the budget does not bind then.
+        seed: Seed of a random rule.
+
+    Returns:
+        The update; values are as the server will decode them.
+    """
+    costs = energy.marginal(local_steps)
+    rule, values = cast("Rule", config.rule), VALUE_FORMATS[config.value_bits]
+    if config.rule == "dense":
+        selector = Selector(costs, rule=rule, values=values)
+    elif lambda_ is not None:
+        selector = Selector(costs, rule=rule, values=values, seed=seed)
+    elif budget.kind == "density":
+        entries = sum(change.numel() for change in changes.values())
+        selector = Selector(costs, k=max(round(budget.value * entries), 1), rule=rule, values=values, seed=seed)
+    else:
+        selector = Selector(costs, budget_j=budget.joules(costs.dense_j()), rule=rule, values=values, seed=seed)
+    return selector.select(feedback.add(changes) if feedback is not None else changes, lambda_=lambda_)

@@ -1,0 +1,57 @@
+"""The Flower ServerApp: FedAvg wrapped by CWMP's validating strategy, for the simulation and deployment engines.
+
+Point a Flower project at it: `serverapp = "cwmp_federated.server_app:app"`. Beside the fields of `RunConfig` the run
+configuration may hold `output-dir`, `min-nodes` and `round-timeout` (seconds).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from cwmp_federated.checkpoint import PARTITION, RunStore
+from cwmp_federated.config import RunConfig
+from cwmp_federated.partitions import save_partition
+from cwmp_federated.setup import make_setup
+from cwmp_federated.training import Row, Server, averaging
+
+app = ServerApp()
+log = logging.getLogger("flwr")
+
+DEFAULT_TIMEOUT_S = 3600.0
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the training that the run configuration describes."""
+    settings = context.run_config
+    config = RunConfig.from_run_config(settings)
+    setup = make_setup(config)
+    store = None
+    if folder := str(settings.get("output-dir", "")):
+        store = RunStore(Path(folder))
+        digest = setup.dataset.digest
+        store.create(config, {"dataset_sha256": digest, "images": len(setup.dataset.train_y)})
+        save_partition(store.folder / PARTITION, setup.parts, spec=config.partition, seed=config.seed, digest=digest)
+    min_nodes = int(settings.get("min-nodes", 0)) or None
+    server = Server(setup, inner=averaging(config, min_nodes=min_nodes), store=store, on_row=_log_row)
+    result = server.run(grid, timeout_s=float(settings.get("round-timeout", DEFAULT_TIMEOUT_S)))
+    if store is not None:
+        store.write("result.json", result.summary())
+
+
+def _log_row(row: Row) -> None:
+    log.info(
+        "cwmp round %d: accuracy %.4f, %d clients, %.4g J, %d bytes up, %d bytes down",
+        row["round"],
+        row["accuracy"],
+        row["clients"],
+        row["total_j"],
+        row["bytes_up"],
+        row["bytes_down"],
+    )
+    for out in row["left_out"]:
+        log.warning("cwmp round %d: node %d left out: %s", row["round"], out["node"], out["reason"])

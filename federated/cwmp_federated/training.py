@@ -1,0 +1,300 @@
+"""A run from start to end: the server's side of it for any Flower grid, and the whole of it inside this process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.grid import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from cwmp_federated import wire
+from cwmp_federated.admission import Gate, Limits
+from cwmp_federated.checkpoint import HISTORY, LEDGER, PARTITION, Checkpoint, RunStore
+from cwmp_federated.config import RunConfig
+from cwmp_federated.downlink import Downlink
+from cwmp_federated.errors import FederatedError
+from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
+from cwmp_federated.learning import State, evaluate, load_state, parameter_shapes, state_of
+from cwmp_federated.ledger import Ledger, load_ledger, save_ledger
+from cwmp_federated.meter import RoundMeter
+from cwmp_federated.partitions import save_partition
+from cwmp_federated.setup import Setup, make_setup
+from cwmp_federated.shared_budget import SharedBudget
+from cwmp_federated.strategy import CwmpStrategy, RoundOutcome
+
+Row = dict[str, Any]
+OnRow = Callable[[Row], None]
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run produced.
+
+    Attributes:
+        config: What it was.
+        history: One row per round, round 0 being the untrained model; see `Server.row`.
+        ledger: Joules of every client and round.
+        model: Final parameters and buffers.
+        remarks: What a reader must know about the joules.
+    """
+
+    config: RunConfig
+    history: list[Row] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    model: State | None = None
+    remarks: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run as one JSON object."""
+        accuracies = [row["accuracy"] for row in self.history]
+        return {
+            "config": self.config.to_json(),
+            "rounds": self.history[-1]["round"] if self.history else 0,
+            "accuracy": accuracies[-1] if accuracies else None,
+            "best_accuracy": max(accuracies) if accuracies else None,
+            "energy": self.ledger.summary(),
+            "remarks": list(self.remarks),
+            "history": self.history,
+        }
+
+
+class Server:
+    """The server's side of a run: strategy, evaluation, history, checkpoints.
+
+    Attributes:
+        strategy: The wrapped strategy.
+        result: What there is so far.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        inner: Strategy,
+        store: RunStore | None = None,
+        resume: bool = False,
+        limits: Limits | None = None,
+        grid: LocalGrid | None = None,
+        on_row: OnRow | None = None,
+        meter: RoundMeter | None = None,
+    ) -> None:
+        """See the class.
+
+        Args:
+            setup: Data, model, prices.
+            inner: Strategy to wrap.
+            store: Folder of the run; None keeps nothing on disk.
+            resume: Go on from the store's checkpoint.
+            limits: What replies may hold.
+            grid: The in-process grid, whose clients' states are saved too; None for any other grid.
+            on_row: Called after each round with its row of the history.
+            meter: Live meter that reads along.
+        """
+        self._setup, self._config, self._store, self._grid = setup, setup.config, store, grid
+        self._on_row, self._meter = on_row, meter
+        self._shapes = parameter_shapes(setup.model)
+        self._state = state_of(setup.model)
+        buffers = {name: tuple(t.shape) for name, t in self._state.items() if name not in self._shapes}
+        self.result = RunResult(config=setup.config)
+        self._downlink = Downlink(self._shapes, setup.config.value_bits) if setup.config.downlink == "union" else None
+        self._shared = SharedBudget.of(setup) if setup.config.allocation == "shared" else None
+        self._done = -1
+        self._outcome: RoundOutcome | None = None
+        self._started = time.monotonic()
+        if store is not None and resume:
+            self._load(store)
+        self.strategy = CwmpStrategy(
+            inner,
+            Gate(self._shapes, buffers, limits or Limits()),
+            seed=setup.config.seed,
+            first_round=max(self._done, 0) + 1,
+            ledger=self.result.ledger,
+            downlink=self._downlink,
+            shared=self._shared,
+            before_round=self._before_round,
+            on_round=self._after_round,
+        )
+        if meter is not None:
+            self.result.ledger.meter = meter.facts
+
+    def run(self, grid: Grid, *, timeout_s: float = 3600.0) -> RunResult:
+        """Train the rounds that are left.
+
+        Args:
+            grid: Any Flower grid.
+            timeout_s: Seconds to wait for the replies of a round.
+
+        Raises:
+            CwmpError: If the run cannot go on.
+        """
+        left = self._config.rounds - max(self._done, 0)
+        if left > 0 or self._done < 0:
+            self.strategy.start(
+                grid,
+                wire.to_record(self._state),
+                num_rounds=max(left, 0),
+                timeout=timeout_s,
+                train_config=ConfigRecord(),
+                evaluate_fn=self._evaluate,
+            )
+        self.result.model = self._state
+        energies = [self._setup.energy(name) for name in dict.fromkeys(self._setup.profiles)]
+        self.result.remarks = tuple(dict.fromkeys(remark for energy in energies for remark in energy.remarks))
+        return self.result
+
+    def _before_round(self, number: int) -> None:
+        del number
+        self._started = time.monotonic()
+        if self._meter is not None:
+            self._meter.start()
+
+    def _after_round(self, outcome: RoundOutcome) -> None:
+        if self._meter is not None:
+            self.result.ledger.measured_j[outcome.round] = self._meter.stop()
+        self._outcome = outcome
+        if not outcome.entries and self._grid is not None:
+            reasons = outcome.left_out[0].reason if outcome.left_out else "nobody was asked"
+            raise FederatedError(f"round {outcome.round}: no client took part; the first one {reasons}")
+
+    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        number = self.strategy.round_of(server_round)
+        if number <= self._done:
+            return None
+        self._state = wire.to_state(arrays)
+        load_state(self._setup.model, self._state)
+        accuracy, loss = evaluate(self._setup.model, self._setup.dataset)
+        row = self._row(number, accuracy, loss)
+        self.result.history.append(row)
+        self._done = number
+        if self._store is not None:
+            self._save(self._store, number)
+        if self._on_row is not None:
+            self._on_row(row)
+        return MetricRecord({"accuracy": accuracy, "loss": loss})
+
+    def _row(self, number: int, accuracy: float, loss: float) -> Row:
+        """Return a row: the state after the round, joules and bytes of the round, and who did not count."""
+        entries = self.result.ledger.of_round(number)
+        outcome = self._outcome
+        return {
+            "round": number,
+            "accuracy": accuracy,
+            "loss": loss,
+            "train_loss": None if outcome is None or math.isnan(outcome.loss) else outcome.loss,
+            "clients": len(entries),
+            "left_out": []
+            if outcome is None
+            else [{"node": out.node, "reason": out.reason} for out in outcome.left_out],
+            "update_j": math.fsum(entry.update_j for entry in entries),
+            "by_cause_j": self.result.ledger.by_cause(entries),
+            "total_j": math.fsum(entry.total_j for entry in entries),
+            "measured_j": self.result.ledger.measured_j.get(number),
+            "bytes_up": sum(entry.bytes_up for entry in entries),
+            "bytes_down": sum(entry.bytes_down for entry in entries),
+            "payload_bytes": sum(entry.payload_bytes for entry in entries),
+            "kept": sum(entry.kept for entry in entries),
+            "wall_s": time.monotonic() - self._started,
+        }
+
+    def _save(self, store: RunStore, number: int) -> None:
+        facts: dict[str, Any] = {"history": self.result.history}
+        tensors = {f"model/{name}": tensor for name, tensor in self._state.items()}
+        if self._downlink is not None:
+            facts["downlink"], found = self._downlink.save()
+            tensors |= {f"downlink/{name}": tensor for name, tensor in found.items()}
+        if self._shared is not None:
+            facts["shared"] = self._shared.save()
+        contexts = {}
+        used = [entry.client for entry in self.result.ledger.of_round(number)]
+        if self._grid is not None:
+            contexts = {node - FIRST_NODE_ID: context for node, context in self._grid.contexts.items()}
+            used = sorted(node - FIRST_NODE_ID for node in self._grid.take_used())
+        save_ledger(store.folder / LEDGER, self.result.ledger)
+        store.write(HISTORY, {"history": self.result.history})
+        store.save(Checkpoint(number, facts, tensors), contexts, used if self._grid is not None else [])
+
+    def _load(self, store: RunStore) -> None:
+        checkpoint = store.load()
+        if checkpoint is None:
+            return
+        self._done = checkpoint.round
+        self.result.history = list(checkpoint.facts["history"])
+        self.result.ledger = load_ledger(store.folder / LEDGER)
+        self.result.ledger.truncate(checkpoint.round)
+        for name in self._state:
+            self._state[name] = checkpoint.tensors[f"model/{name}"]
+        if self._downlink is not None:
+            self._downlink.load(checkpoint.facts["downlink"], _under("downlink/", checkpoint.tensors))
+        if self._shared is not None:
+            self._shared.load(checkpoint.facts["shared"])
+        if self._grid is not None:
+            for client in store.clients():
+                state = store.client_state(client)
+                if state is not None:
+                    self._grid.context(client + FIRST_NODE_ID).state = state
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def averaging(config: RunConfig, *, min_nodes: int | None = None) -> FedAvg:
+    """Return Flower's FedAvg for a run.
+
+    Args:
+        config: The run.
+        min_nodes: Nodes that must be connected before a round starts; None takes those that train in a round.
+    """
+    least = config.sampled if min_nodes is None else min_nodes
+    return FedAvg(
+        fraction_train=config.sampled / config.clients,
+        fraction_evaluate=0.0,
+        min_train_nodes=least,
+        min_evaluate_nodes=0,
+        min_available_nodes=least,
+    )
+
+
+def run_training(
+    config: RunConfig,
+    out_dir: Path | None = None,
+    *,
+    resume: bool = False,
+    on_row: OnRow | None = None,
+    meter: RoundMeter | None = None,
+) -> RunResult:
+    """Run a whole training inside this process, on Flower's ClientApp and strategies.
+
+    Args:
+        config: The run.
+        out_dir: Folder for checkpoints, ledger, split and history; None keeps nothing.
+        resume: Go on from the folder's checkpoint.
+        on_row: Called after each round with its row of the history.
+        meter: Live meter that reads along.
+
+    Returns:
+        History, ledger and model. A resumed run returns what an unbroken one would have.
+
+    Raises:
+        CwmpError: If data, profile or folder cannot be used, or no client could train.
+    """
+    from cwmp_federated.client_app import app
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    setup = make_setup(config)
+    store = RunStore(out_dir) if out_dir is not None else None
+    if store is not None and not resume:
+        digest = setup.dataset.digest
+        store.create(config, {"dataset_sha256": digest, "images": len(setup.dataset.train_y)})
+        save_partition(store.folder / PARTITION, setup.parts, spec=config.partition, seed=config.seed, digest=digest)
+    grid = LocalGrid(app, config.clients, config.to_run_config())
+    server = Server(setup, inner=averaging(config), store=store, resume=resume, grid=grid, on_row=on_row, meter=meter)
+    return server.run(grid)
