@@ -20,8 +20,10 @@ VERBS: tuple[str, ...] = (
     "devices",
     "run",
     "measure",
+    "check",
     "fit",
     "show",
+    "costs",
     "compare",
     "schema",
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cwmp_cli.check import verdict_of
 from cwmp_cli.console import DeviceName, Json, Preset, SysfsRoot, err, out, print_json, warn
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def _result(found: Measurements) -> dict[str, Any]:
         "energy_j": sum(window.energy_j for window in found.windows),
         "duration_s": sum(window.duration_s for window in found.windows),
         "flags": flags,
+        "verdict": verdict_of(found),
     }
 
 
@@ -199,6 +201,7 @@ def _show_result(found: Measurements) -> None:
     )
     for flag, count in result["flags"].items():
         warn(f"{count} windows are flagged: {flag}")
+    err().print(f"check: {verdict_of(found)}", markup=False)
     err().print(f"next: cwmp-profile fit {found.path}")
 
 
