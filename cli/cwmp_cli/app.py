@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "fit",
     "show",
     "costs",
+    "validate",
     "compare",
     "schema",
 )

@@ -1,0 +1,125 @@
+"""Counts of any torch code: every operator that runs is counted with the bytes it reads and writes and the flops it does.
+
+This is how work that no microbenchmark resembles (a whole training step) becomes the x_j of the linear models. Operators that
+only make views are no work. A tensor that persists from step to step (parameter, gradient, optimiser state) is taken to live
+where the whole step's persistent tensors fit; everything else where the operator's own working set fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from cwmp_profiler.counts import Counts, add
+from cwmp_profiler.device_info import DeviceInfo
+
+_NO_WORK = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
+_SCATTERS = {"aten::index_add_", "aten::index_copy_", "aten::index_put_", "aten::scatter_", "aten::scatter_add_"}
+_GATHERS = {"aten::index_select", "aten::gather", "aten::index"}
+
+
+class OpCounter(TorchDispatchMode):
+    """Counts the operators that run while it is active.
+
+    Attributes:
+        by_label: Work counted so far under each `label`, by the names of `cwmp_profiler.counts`.
+        label: What the operators that run now belong to; set it between operators.
+        unpriced: Operators whose arithmetic is not counted (only their traffic is), with how often they ran.
+    """
+
+    def __init__(self, device: DeviceInfo, persistent: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.by_label: dict[str, Counts] = {}
+        self.label = ""
+        self.unpriced: dict[str, int] = {}
+        self._device = device
+        kept = list(persistent)
+        self._persistent = {tensor.untyped_storage().data_ptr() for tensor in kept}
+        self._persistent_level = device.level_of(sum(tensor.numel() * tensor.element_size() for tensor in kept))
+
+    @property
+    def counts(self) -> Counts:
+        """All work counted so far."""
+        return add(*self.by_label.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and count it."""
+        del types
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name  # noqa: SLF001 - the public name of an overload carries the overload's suffix
+        if not func.is_view and name not in _NO_WORK and name != "aten::detach":
+            self._count(func, name, args, kwargs or {}, result)
+        return result
+
+    def _count(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if not inputs and not outputs:
+            return
+        self._add("launch", 1.0)
+        seen = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        fresh = [tensor for tensor in outputs if tensor.untyped_storage().data_ptr() not in seen]
+        working_set = sum(_bytes(tensor) for tensor in (*inputs, *fresh))
+        if name in _SCATTERS or name in _GATHERS:
+            self._count_indexed(name, inputs, outputs, working_set)
+            return
+        for tensor in inputs:
+            self._add(f"{self._level(tensor, working_set)}_read", _bytes(tensor))
+        for tensor in outputs:
+            self._add(f"{self._level(tensor, working_set)}_write", _bytes(tensor))
+        self._count_flops(func, name, args, kwargs, result, outputs)
+
+    def _count_indexed(
+        self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], working_set: int
+    ) -> None:
+        """A scatter touches lines of its first operand and streams the rest; a gather streams what it takes."""
+        first, rest = inputs[0], inputs[1:]
+        for tensor in rest:
+            self._add(f"{self._level(tensor, working_set)}_read", _bytes(tensor))
+        if name in _GATHERS:
+            for tensor in outputs:
+                self._add(f"{self._level(tensor, working_set)}_write", _bytes(tensor))
+            return
+        positions = next((tensor for tensor in rest if tensor.dtype == torch.int64), None)
+        if positions is None:
+            return
+        per_line = max(self._device.line_bytes // first.element_size(), 1)
+        width = max(first.numel() // max(first.shape[0], 1), 1) if first.dim() > 1 else 1
+        if width > 1:
+            lines = positions.numel() * max(width / per_line, 1.0)
+        else:
+            lines = float(torch.unique(positions.reshape(-1) // per_line).numel())
+        self._add(f"{self._level(first, working_set)}_line", lines)
+        self._add("elem_float32", 2.0 * positions.numel() * width)
+
+    def _count_flops(
+        self, func: Any, name: str, args: Any, kwargs: Any, result: Any, outputs: list[torch.Tensor]
+    ) -> None:
+        packet = func._overloadpacket  # noqa: SLF001 - the flop registry is keyed by it
+        dtype = str(outputs[0].dtype).removeprefix("torch.") if outputs else "float32"
+        if packet in flop_registry:
+            priced = dtype if dtype in self._device.dtypes else "float32"
+            self._add(f"flop_{priced}", float(flop_registry[packet](*args, **kwargs, out_val=result)))
+        elif outputs and outputs[0].is_floating_point():
+            self._add("elem_float32", float(sum(tensor.numel() for tensor in outputs)))
+            self.unpriced[name] = self.unpriced.get(name, 0) + 1
+
+    def _level(self, tensor: torch.Tensor, working_set: int) -> str:
+        if tensor.untyped_storage().data_ptr() in self._persistent:
+            return self._persistent_level
+        return self._device.level_of(working_set)
+
+    def _add(self, name: str, amount: float) -> None:
+        if amount:
+            counts = self.by_label.setdefault(self.label, {})
+            counts[name] = counts.get(name, 0.0) + amount
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Return the bytes of storage that a (possibly expanded) tensor really spans."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
