@@ -149,7 +149,7 @@ def test_the_same_label_twice_is_refused(tmp_path):
 
 def test_no_sensor_names_the_folders_and_on_a_jetson_the_container_cure(tmp_path):
     with pytest.raises(
-        MeterUnavailableError, match="no INA3221 sensor below .*ina3221x; this meter is for NVIDIA Jetson"
+        MeterUnavailableError, match="no INA3221 sensor below .*ina3221x, .*; this meter is for NVIDIA Jetson"
     ):
         Factory().open(context(tmp_path))
     lay_board(tmp_path / "jetson", "orin-nano")
@@ -206,3 +206,13 @@ class TestBoards:
         if board is None:
             with pytest.raises(DeviceError, match="/sys/firmware/devicetree/base/model and /proc/device-tree/model"):
                 require_board(where, "jetson")
+
+
+def test_a_label_that_may_not_be_read_is_not_taken_for_a_missing_channel(tmp_path, monkeypatch):
+    lay_board(tmp_path, "orin-nano")
+    label = tmp_path / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/in1_label"
+    label.unlink()
+    label.mkdir()
+    with pytest.raises(MeterUnavailableError, match="in1_label cannot be read") as caught:
+        Factory().open(context(tmp_path))
+    assert "chmod" in caught.value.fix[0]

@@ -2,6 +2,7 @@
 
     JetPack 4    bus/i2c/drivers/ina3221x/<chip>/iio:device*/   rail_name_N, in_powerN_input (mW)
     JetPack 5+   bus/i2c/drivers/ina3221/<chip>/hwmon/hwmon*/   inN_label, inN_input (mV), currN_input (mA)
+                 or class/hwmon/hwmon* whose name is ina3221
     AGX Thor     bus/i2c/drivers/ina238/<chip>/hwmon/hwmon*/    power1_input (uW)
 
 These sensors give power; energy is integrated from samples. In the hwmon layout voltage and current are two reads, one after
@@ -11,7 +12,7 @@ the other, and power is their product.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -134,11 +135,14 @@ class Factory(MeterFactory):
         """
         drivers = context.sysfs_root / "bus" / "i2c" / "drivers"
         board = detect_board(context)
-        found = [
-            *_iio_channels(drivers / "ina3221x"),
-            *_hwmon_channels(drivers / "ina3221"),
-            *_ina238(drivers / "ina238"),
-        ]
+        try:
+            found = [
+                *_iio_channels(drivers / "ina3221x"),
+                *_hwmon_channels(_hwmon_folders(context.sysfs_root, "ina3221")),
+                *_ina238(_hwmon_folders(context.sysfs_root, "ina238")),
+            ]
+        except MeterError as error:
+            raise _unreadable(drivers, error) from error
         if not any(channel.files[0].name != "power1_input" for channel in found):
             raise _no_sensor(drivers, board)
         labels = [channel.label for channel in found]
@@ -163,8 +167,8 @@ def _iio_channels(driver: Path) -> Iterator[Channel]:
                 yield Channel(label, (folder / f"in_power{number}_input",), 1e-3, DEFAULT_UPDATE_S)
 
 
-def _hwmon_channels(driver: Path) -> Iterator[Channel]:
-    for folder in _folders(driver, "hwmon/hwmon*"):
+def _hwmon_channels(folders: Iterable[Path]) -> Iterator[Channel]:
+    for folder in folders:
         # The driver's update_interval already counts channels and averaged samples.
         update_s = (optional_number(folder / "update_interval") or 0) * 1e-3 or DEFAULT_UPDATE_S
         for number in (1, 2, 3):
@@ -174,12 +178,19 @@ def _hwmon_channels(driver: Path) -> Iterator[Channel]:
             yield Channel(label, (folder / f"in{number}_input", folder / f"curr{number}_input"), 1e-6, update_s)
 
 
-def _ina238(driver: Path) -> Iterator[Channel]:
-    for folder in _folders(driver, "hwmon/hwmon*"):
+def _ina238(folders: Iterable[Path]) -> Iterator[Channel]:
+    for folder in folders:
         if (folder / "power1_input").exists():
             label = optional_text(folder / "power1_label") or optional_text(folder / "in1_label") or "VIN"
             update_s = (optional_number(folder / "update_interval") or 0) * 1e-3 or DEFAULT_UPDATE_S
             yield Channel(label, (folder / "power1_input",), 1e-6, update_s)
+
+
+def _hwmon_folders(root: Path, chip: str) -> list[Path]:
+    """Return the hwmon folders of a chip: by its driver or, where drivers are not shown (some containers), by class."""
+    by_driver = list(_folders(root / "bus" / "i2c" / "drivers" / chip, "hwmon/hwmon*"))
+    by_class = (folder for folder in children(root / "class" / "hwmon") if optional_text(folder / "name") == chip)
+    return by_driver or list(by_class)
 
 
 def _folders(driver: Path, pattern: str) -> Iterator[Path]:
@@ -202,7 +213,7 @@ def _unreadable(drivers: Path, error: MeterError) -> MeterUnavailableError:
 
 
 def _no_sensor(drivers: Path, board: Board | None) -> MeterUnavailableError:
-    reason = f"no INA3221 sensor below {drivers}/ina3221 or {drivers}/ina3221x"
+    reason = f"no INA3221 sensor below {drivers}/ina3221 or {drivers}/ina3221x, nor in class/hwmon"
     if board is not None and board.family == "jetson":
         return MeterUnavailableError(
             f"{reason}, although this is a {board.model}",
