@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,10 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON object into FILE.")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Keep every raw reading in FILE, for --meter replay:FILE."),
+    ] = None,
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
 ) -> int:
@@ -46,12 +51,15 @@ def run(
     from cwmp_profiler.command_energy import CommandError, run_command
     from cwmp_profiler.meters.base import MeterContext
     from cwmp_profiler.meters.registry import open_meter
+    from cwmp_profiler.meters.replay import Recorder
 
     to_stdout = as_json and output is None
     context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None, tdp_w=tdp_w)
-    with open_meter(meter, context) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_meter(meter, context))
+        recorder = stack.enter_context(Recorder(record, opened)) if record else None
         try:
-            found = run_command(opened, command, idle_s=idle_s, stdout=2 if to_stdout else None)
+            found = run_command(opened, command, idle_s=idle_s, stdout=2 if to_stdout else None, on_sample=recorder)
         except CommandError as error:
             err().print(f"error: {error}", markup=False)
             return error.exit_status

@@ -15,13 +15,13 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cwmp_profiler.edges import wait_for_edge
 from cwmp_profiler.errors import CwmpError, MeterError
-from cwmp_profiler.meters.base import Meter, root_rails
+from cwmp_profiler.meters.base import Meter, Reading, root_rails
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.signal_relay import SignalRelay
 from cwmp_profiler.tracker import Energy, Tracker
@@ -137,7 +137,12 @@ class CommandEnergy:
 
 
 def run_command(
-    meter: Meter, command: Sequence[str], *, idle_s: float = 1.0, stdout: int | None = None
+    meter: Meter,
+    command: Sequence[str],
+    *,
+    idle_s: float = 1.0,
+    stdout: int | None = None,
+    on_sample: Callable[[Reading], None] | None = None,
 ) -> CommandEnergy:
     """Run a command and measure it.
 
@@ -146,6 +151,7 @@ def run_command(
         command: Program and arguments; the program is looked up on PATH.
         idle_s: Length of the idle window before and of that after, in seconds; 0 measures none.
         stdout: File descriptor for the command's standard output; None hands on this process' own.
+        on_sample: Called with every raw reading taken while the command runs.
 
     Raises:
         CommandError: If the command cannot be started; nothing was run.
@@ -162,7 +168,7 @@ def run_command(
     if any(rail.sense == "energy" and (rail.update_period_s or 0.0) > SLOW_UPDATE_S for rail in meter.rails):
         wait_for_edge(meter)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    energy, failure, status = _measured(meter, program, command, stdout)
+    energy, failure, status = _measured(Tracker(meter, on_sample=on_sample), program, command, stdout)
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     warnings = _warnings(meter, energy)
     after = None
@@ -195,8 +201,9 @@ def _find(program: str) -> str:
     raise CommandError(f"command {program!r} was not found; check its spelling and PATH", 127)
 
 
-def _measured(meter: Meter, program: str, command: Sequence[str], stdout: int | None) -> tuple[Energy | None, str, int]:
-    tracker = Tracker(meter)
+def _measured(
+    tracker: Tracker, program: str, command: Sequence[str], stdout: int | None
+) -> tuple[Energy | None, str, int]:
     sys.stdout.flush()
     tracker.start()
     try:

@@ -185,6 +185,14 @@ class Tracker:
             longest_gap_s=self._gap_s,
         )
 
+    def sample(self) -> None:
+        """Take a read now, beside those of guard and sampler; only in virtual time, where nothing reads at the same moment.
+
+        Raises:
+            MeterError: As `stop`.
+        """
+        self._add(self._read())
+
     def abandon(self) -> None:
         """End the window without a result."""
         if self._stack is not None:

@@ -171,6 +171,5 @@ def test_slow_reads_cost_time_but_no_joules__slow(hardware):
     assert energy.energy_j == pytest.approx(expected_j, rel=hardware.tolerance + off_s / energy.duration_s)
 
 
-@pytest.mark.xfail(reason="some meters are being written", strict=False)
 def test_every_built_in_meter_goes_through_this_suite():
     assert set(BUILT_IN) - {"simulated"} <= {kind.meter for kind in HARDWARE.values()}

@@ -7,6 +7,7 @@ meter that is unavailable, with the reason, and never stops the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
@@ -54,7 +55,8 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
     """Open a meter.
 
     Args:
-        name: Registry name; None or `auto` takes the best available one for `device`.
+        name: Registry name; None or `auto` takes the best available one for `device`. `name:argument` hands an argument to
+            meters that take one (`replay:FILE`, `hwmon:CHIP`), as option `<name>.argument`.
         context: Where meters look.
         device: What is to be measured (`cpu`, `cuda`, `jetson`, `rpi5`, ...); matters for `auto` only.
 
@@ -64,8 +66,11 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
     """
     known = factories()
     if name is not None and name != "auto":
+        name, colon, argument = name.partition(":")
         if name not in known:
             raise MeterError(f"no meter is called {name!r}; known meters: {', '.join(known)}")
+        if colon:
+            context = replace(context, options={**context.options, f"{name}.argument": argument})
         return _open(known[name], context, None)
     candidates = sorted(
         (factory for factory in known.values() if factory.rank is not None and device in factory.devices),
