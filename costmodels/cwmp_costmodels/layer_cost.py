@@ -71,9 +71,7 @@ class LayerCost:
         if self.gradient_flops:
             flops = self.gradient_flops * kept * self.scenario.local_steps
             parts["compute"] += flops * self.prices.price(f"flop_{self.tensor.dtype}").joules()
-        bits = self.bits(kept)
-        parts["uplink"] = bits * self.links.up_j_per_bit
-        parts["downlink"] = bits * self.links.down_j_per_bit * self.scenario.receivers
+        parts["uplink"], parts["downlink"] = self._air_j(self.bits(kept))
         return parts
 
     def bits(self, kept: float) -> float:
@@ -85,22 +83,27 @@ class LayerCost:
         code = "dense" if kept == self.tensor.numel else self.scenario.index_code
         return payload_bits(self.tensor.numel, kept, self.scenario.value_bits, code)
 
-    def mask_j(self, kept: float) -> float:
-        """Return the joules of positions that are paid once, however many entries are kept (a bitmask)."""
-        if self.links.radio is None or self.scenario.index_code != "bitmask" or kept in (0, self.tensor.numel):
+    def mask_bits(self, kept: float) -> float:
+        """Return the position bits that are paid once, however many entries are kept (a bitmask)."""
+        if self.scenario.index_code != "bitmask" or kept in (0, self.tensor.numel):
             return 0.0
-        bits = self.bits(kept) - kept * self.scenario.value_bits
-        return bits * (self.links.up_j_per_bit + self.scenario.receivers * self.links.down_j_per_bit)
+        return max(self.bits(kept) - kept * self.scenario.value_bits, 0.0)
 
     def fixed_j(self) -> float:
         """Return the joules paid once if anything of the tensor, but not all, is kept: operator calls and a bitmask."""
         kept = min(1.0, self.tensor.numel / 2)
-        return self.parts_j(kept)["fixed"] + self.mask_j(kept)
+        up, down = self._air_j(self.mask_bits(kept))
+        return self.parts_j(kept)["fixed"] + up + down
 
-    def variable_j(self, kept: float, *, temporaries_of: float | None = None) -> float:
-        """Return the joules of `kept` entries without what is paid once."""
+    def entry_parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
+        """Return the joules per kept entry by cause, without what is paid once."""
         parts = self.parts_j(kept, temporaries_of=temporaries_of)
-        return sum(parts[cause] for cause in PER_ENTRY) - self.mask_j(kept)
+        parts["uplink"], parts["downlink"] = self._air_j(self.bits(kept) - self.mask_bits(kept))
+        return {cause: parts[cause] / kept for cause in PER_ENTRY}
+
+    def entry_j(self, kept: float, *, temporaries_of: float | None = None) -> float:
+        """Return the mean joules per kept entry, without what is paid once."""
+        return sum(self.entry_parts_j(kept, temporaries_of=temporaries_of).values())
 
     def sources_j(self, kept: float) -> dict[str, float]:
         """Return the joules per kept entry by coefficient (see `Prices.origin`), `uplink` and `downlink`."""
@@ -115,8 +118,11 @@ class LayerCost:
         if self.gradient_flops:
             origin = f"flop_{self.tensor.dtype}"
             sources[origin] = self.gradient_flops * self.scenario.local_steps * self.prices.price(origin).joules()
-        parts = self.parts_j(kept)
-        return sources | {cause: parts[cause] / kept for cause in ("uplink", "downlink") if parts[cause]}
+        parts = self.entry_parts_j(kept)
+        return sources | {cause: parts[cause] for cause in ("uplink", "downlink") if parts[cause]}
+
+    def _air_j(self, bits: float) -> tuple[float, float]:
+        return bits * self.links.up_j_per_bit, bits * self.links.down_j_per_bit * self.scenario.receivers
 
     def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
         scenario = self.scenario

@@ -74,7 +74,7 @@ class LayerCosts:
         """
         layer = self._layer(name)
         kept = self._kept(layer, density)
-        return layer.variable_j(kept) / kept
+        return layer.entry_j(kept)
 
     def marginal_j(self, name: str, density: float) -> float:
         """Return the joules that one more kept entry adds at `density`, fixed parts excluded.
@@ -85,12 +85,12 @@ class LayerCosts:
         layer = self._layer(name)
         n = layer.tensor.numel
         if n == 1:
-            return layer.variable_j(1)
+            return layer.entry_j(1)
         kept = self._kept(layer, density)
         step = max(kept, 1.0) * 1e-3
         low, high = max(kept - step, 0.0), min(kept + step, n * (1 - 1e-9))
         low = min(low, high - step)
-        at = [layer.variable_j(amount, temporaries_of=kept) for amount in (low, high)]
+        at = [amount * layer.entry_j(amount, temporaries_of=kept) if amount else 0.0 for amount in (low, high)]
         return (at[1] - at[0]) / (high - low)
 
     def fixed_j(self, name: str) -> float:
