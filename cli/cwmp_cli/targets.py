@@ -112,9 +112,13 @@ def _resolve(name: str, context: MeterContext) -> str:
 
 def _real(name: str, meter: str | None, seed: int, context: MeterContext) -> Iterator[Target]:
     from cwmp_profiler.devices.torch_device import TorchDevice
+    from cwmp_profiler.meter_probe import observe
     from cwmp_profiler.meters.registry import open_meter
 
     opened = open_meter(meter, context, device=name)
+    if opened.name == "nvml":
+        # Nominal periods differ between cards by a factor of five, and windows are sized by them.
+        observe(opened)
     first = "cuda" if name == "cuda" else "cpu"
     yield Target(
         device=TorchDevice(first, kind=name, seed=seed, sysfs=context.sysfs_root),

@@ -23,6 +23,7 @@ WINDOW_UPDATES = 50
 """A window this many update periods long loses at most 2% to its ends unaligned, and far less when aligned."""
 
 LEAST_WINDOW_S = 1.0
+OBSERVE_S = 2.0
 MIN_STEP = 0.05
 """A load must raise power by this share at least for the climb to be told from noise."""
 
@@ -119,6 +120,15 @@ def probe_meter(meter: Meter, duration_s: float = 2.0, *, load: Load | None = No
 def apply_probe(meter: Meter, probe: MeterProbe) -> None:
     """Replace the nominal periods of the meter's rails by those observed, where they were resolved."""
     meter.rails = tuple(_applied(rail, probe.rails.get(rail.name)) for rail in meter.rails)
+
+
+def observe(meter: Meter, duration_s: float = OBSERVE_S) -> None:
+    """Watch the meter for `duration_s` seconds and let its rails carry the update periods seen, for sizing windows.
+
+    Raises:
+        MeterError: If a read failed.
+    """
+    apply_probe(meter, probe_meter(meter, duration_s))
 
 
 def window_sizing(rails: Sequence[Rail]) -> WindowSizing:

@@ -25,6 +25,7 @@ from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
 from cwmp_profiler.meters.nvml import Factory
+from cwmp_profiler.meters.registry import open_meter as open_registered
 from cwmp_profiler.tracker import Tracker
 
 pytestmark = [
@@ -208,6 +209,18 @@ def test_the_device_of_a_session_is_one_gpu(stub):
         assert names(meter) == ["gpu-1"]
     with pytest.raises(MeterUnavailableError, match=r"cuda:2 was asked for, but only 2"):
         open_meter(stub, device="cuda:2")
+
+
+def test_a_session_that_names_the_meter_reads_its_gpu_only_and_others_read_all(stub):
+    stub.add_h100()
+    stub.add_h100()
+    context = MeterContext(clock=VirtualClock(), options=stub.options(scopes=False))
+    with open_registered("nvml", context, device="cuda") as meter:
+        assert names(meter) == ["gpu-0"]
+    with open_registered("nvml", context, device="cuda:1") as meter:
+        assert names(meter) == ["gpu-1"]
+    with open_registered("nvml", context) as meter:
+        assert names(meter) == ["gpu-0", "gpu-1"]
 
 
 @pytest.mark.parametrize(

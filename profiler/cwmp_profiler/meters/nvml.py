@@ -62,12 +62,12 @@ class Factory(MeterFactory):
     rank = 10
 
     def open(self, context: MeterContext) -> Meter:
-        """Open every visible GPU.
+        """Open every visible GPU, or the one that the option `device` of the context names.
 
         Raises:
             MeterUnavailableError: If there is no library, driver, permission, visible GPU or answering sensor.
         """
-        return self._open(context, None)
+        return self.open_for(context, str(context.options.get("device", "")))
 
     def open_for(self, context: MeterContext, device: str) -> Meter:
         """Open the one GPU that `device` (`cuda` or `cuda:<n>`) means to torch.

@@ -58,7 +58,8 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
         name: Registry name; None or `auto` takes the best available one for `device`. `name:argument` hands an argument to
             meters that take one (`replay:FILE`, `hwmon:CHIP`), as option `<name>.argument`.
         context: Where meters look.
-        device: What is to be measured (`cpu`, `cuda`, `jetson`, `rpi5`, ...); matters for `auto` only.
+        device: What is to be measured (`cpu`, `cuda`, `cuda:1`, `jetson`, ...). `auto` chooses by it; a meter that is named
+            finds it in its options as `device`, and may read only that one of several GPUs.
 
     Raises:
         MeterUnavailableError: If it is not available. For `auto`: every meter that was tried and why it was not taken.
@@ -71,7 +72,7 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
             raise MeterError(f"no meter is called {name!r}; known meters: {', '.join(known)}")
         if colon:
             context = replace(context, options={**context.options, f"{name}.argument": argument})
-        return _open(known[name], context, None)
+        return _open(known[name], replace(context, options={**context.options, "device": device}), None)
     candidates = sorted(
         (factory for factory in known.values() if factory.rank is not None and device in factory.devices),
         key=lambda factory: factory.rank or 0,
