@@ -7,19 +7,27 @@ is the compiled one for the CPU, with the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from cwmp_selector.floats import INF_BITS, FloatArray, IntArray, from_bits, magnitude_bits, threshold_bits
+from cwmp_selector.errors import SelectionError
+from cwmp_selector.floats import (
+    BITS_DTYPE,
+    BitArray,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    from_bits,
+    magnitude_bits,
+    threshold_bits,
+)
 
 Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""Of one layer: ascending positions (int64) and magnitude bits (signed integer) of its candidates."""
-
-Extract: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[int]], list[Found]]
-"""Takes flat tensors and a threshold of bits for each; returns what reaches it (NaN and infinity always do)."""
+"""Of one layer: ascending positions (int64) of its candidates, and their values."""
 
 CHUNK = 1 << 22
 """Entries looked at together, which bounds the scratch memory of the plain way to some tens of megabytes."""
@@ -31,23 +39,53 @@ LEAST_SAMPLE = 16
 """Entries sampled from each layer at least, so that no layer is overlooked."""
 
 
-def extract(flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> list[Found]:
-    """Return, for each flat tensor, the positions and bits of the entries whose magnitude bits reach its threshold."""
-    return [_extract_one(flat, least) for flat, least in zip(flats, thresholds, strict=True)]
+class NonFiniteError(Exception):
+    """A candidate is NaN or infinite; holds the layer's place. Turned into a `SelectionError` that names it."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+class Engine:
+    """The three passes over candidates, in plain torch. `fast.NumbaEngine` has the same answers."""
+
+    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> list[Found]:
+        """Return, for each flat tensor, the entries whose magnitude bits reach its threshold.
+
+        Raises:
+            NonFiniteError: If a candidate is NaN or infinite; no threshold keeps those out.
+        """
+        found = [_extract_one(flat, least) for flat, least in zip(flats, thresholds, strict=True)]
+        for place, (_, values) in enumerate(found):
+            if not bool(torch.isfinite(values).all()):
+                raise NonFiniteError(place)
+        return found
+
+    def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
+        """Return how many candidates of a layer reach the bits `sure`, and the magnitude bits of the others, in order."""
+        bits = magnitude_bits(found[1])
+        others: BitArray = bits[bits < sure].cpu().numpy()
+        return bits.numel() - others.size, others
+
+    def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
+        """Return the candidates of a layer that reach the bits `sure`, and of the others those that are taken."""
+        positions, values = found
+        kept = magnitude_bits(values) >= sure
+        kept[~kept] = torch.from_numpy(taken).to(kept.device)
+        return positions[kept], values[kept]
 
 
 def _extract_one(flat: torch.Tensor, least: int) -> Found:
-    positions, bits = [], []
+    positions = []
     for start in range(0, flat.numel(), CHUNK):
-        magnitudes = magnitude_bits(flat[start : start + CHUNK])
-        found = (magnitudes >= least).nonzero().view(-1)
-        bits.append(magnitudes[found])
+        found = (magnitude_bits(flat[start : start + CHUNK]) >= least).nonzero().view(-1)
         positions.append(found.add_(start) if start else found)
     if len(positions) == 1:
-        return positions[0], bits[0]
-    if not positions:
-        return torch.empty(0, dtype=torch.int64, device=flat.device), magnitude_bits(flat)
-    return torch.cat(positions), torch.cat(bits)
+        where = positions[0]
+    else:
+        where = torch.cat(positions) if positions else torch.empty(0, dtype=torch.int64, device=flat.device)
+    return where, flat[where]
 
 
 def layer_thresholds(score: float, weights: FloatArray, dtypes: Sequence[torch.dtype]) -> IntArray:
@@ -59,12 +97,13 @@ def layer_thresholds(score: float, weights: FloatArray, dtypes: Sequence[torch.d
     return result
 
 
-def infinities(dtypes: Sequence[torch.dtype]) -> IntArray:
-    """Return the bits of infinity for each dtype: a threshold that only NaN and infinity reach."""
-    return np.array([INF_BITS[dtype] for dtype in dtypes], dtype=np.int64)
-
-
 def sample_positions(sizes: Sequence[int]) -> list[IntArray]:
+    """Return positions to sample in layers of the given sizes; see `_sample_positions`."""
+    return _sample_positions(tuple(sizes))
+
+
+@lru_cache(maxsize=4)
+def _sample_positions(sizes: tuple[int, ...]) -> list[IntArray]:
     """Return positions to sample in layers of the given sizes: one at a fixed pseudo-random place of every stride.
 
     The places depend on nothing but the sizes, so a selection is repeatable; a regular stride could run in step with
@@ -84,9 +123,28 @@ def sample_magnitudes(flats: Sequence[torch.Tensor], positions: Sequence[IntArra
     """Return the magnitudes at the sampled positions, in float64."""
     drawn = []
     for flat, where in zip(flats, positions, strict=True):
-        entries = flat[torch.from_numpy(where).to(flat.device)]
+        if flat.device.type == "cpu":
+            # NumPy's gather: torch would wake its threads for a few thousand entries.
+            entries = torch.from_numpy(flat.view(BITS_DTYPE[flat.dtype]).numpy()[where]).view(flat.dtype)
+        else:
+            entries = flat[torch.from_numpy(where).to(flat.device)]
         drawn.append(from_bits(magnitude_bits(entries).cpu().numpy(), flat.dtype))
     return drawn
+
+
+def falling(scores: FloatArray) -> IntArray:
+    """Return the order of falling scores, equal ones by place.
+
+    The fast sort of NumPy is not stable; only runs of equal scores are put right, and there are few.
+    """
+    order: IntArray = np.argsort(-scores)
+    ranked = scores[order]
+    equal = ranked[1:] == ranked[:-1]
+    if equal.any():
+        first = np.concatenate([[True], ~equal])
+        tied = np.flatnonzero(np.concatenate([~first[1:], [False]]) | ~first)
+        order[tied] = order[tied][np.lexsort((order[tied], np.cumsum(first)[tied]))]
+    return order
 
 
 def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float, float]:
@@ -111,3 +169,27 @@ def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float
     reached = np.flatnonzero(spent[sure:] - deviation[sure:] >= budget)
     low = float(scores[order[sure + int(reached[0])]]) if reached.size else 0.0
     return min(low, high), high
+
+
+ENGINES = ("auto", "torch", "numba")
+
+
+def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
+    """Return the engine to find candidates in these tensors.
+
+    Args:
+        name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed and the tensors are on the CPU.
+        flats: Tensors on one device.
+
+    Raises:
+        SelectionError: If Numba is asked for and cannot serve.
+    """
+    on_cpu = all(flat.device.type == "cpu" for flat in flats)
+    if name == "torch" or (name == "auto" and not on_cpu):
+        return Engine()
+    from cwmp_selector import fast
+
+    if name == "numba" and not (on_cpu and fast.available()):
+        what = "Numba is not installed: pip install 'cwmp-profile[fast]'" if on_cpu else "it serves CPU tensors only"
+        raise SelectionError(f"engine 'numba' cannot be used, {what}, or take engine='auto'")
+    return fast.NumbaEngine() if fast.available() else Engine()

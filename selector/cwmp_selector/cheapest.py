@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cwmp_selector import candidates
-from cwmp_selector.candidates import Extract
+from cwmp_selector.candidates import Engine
 from cwmp_selector.costs import Cost
 from cwmp_selector.greedy import Choice, select_by_layer
 
@@ -18,7 +17,7 @@ def select_cheapest(
     costs: Sequence[Cost],
     prices: Sequence[Cost],
     budget: float,
-    extract: Extract = candidates.extract,
+    engine: Engine | None = None,
 ) -> Choice:
     """Return the choice by ascending cost, then descending |key|, then position. A key of zero is never chosen.
 
@@ -27,11 +26,12 @@ def select_cheapest(
         costs: What ranks the entries.
         prices: What counts against the budget: the costs, or 1 for a budget in entries.
         budget: Largest total price.
-        extract: Way of finding candidates.
+        engine: Way of finding candidates; None takes plain torch.
     """
     if any(isinstance(item, torch.Tensor) for item in (*costs, *prices)):
         return _by_entry(keys, costs, prices, budget)
     positions = [torch.empty(0, dtype=torch.int64, device=key.device) for key in keys]
+    values = [key[:0] for key in keys]
     spent = 0.0
     for cost in sorted({float(c) for c in costs}):
         places = [place for place, c in enumerate(costs) if float(c) == cost]
@@ -40,14 +40,14 @@ def select_cheapest(
             np.ones(len(places)),
             np.array([float(prices[place]) for place in places]),
             budget - spent,
-            extract=extract,
+            engine=engine,
         )
-        for place, where in zip(places, choice.positions, strict=True):
-            positions[place] = where
+        for place, where, found in zip(places, choice.positions, choice.values, strict=True):
+            positions[place], values[place] = where, found
         spent += choice.cost
         if choice.break_score:
             break
-    return Choice(positions, 0.0, spent, spent)
+    return Choice(positions, values, 0.0, spent, spent)
 
 
 def _by_entry(keys: Sequence[torch.Tensor], costs: Sequence[Cost], prices: Sequence[Cost], budget: float) -> Choice:
@@ -65,7 +65,8 @@ def _by_entry(keys: Sequence[torch.Tensor], costs: Sequence[Cost], prices: Seque
         for part, end, key in zip(parts, ends, keys, strict=True)
     ]
     total = float(price[chosen].sum())
-    return Choice(positions, 0.0, total, total)
+    values = [key[where] for key, where in zip(keys, positions, strict=True)]
+    return Choice(positions, values, 0.0, total, total)
 
 
 def _spread(cost: Cost, entries: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

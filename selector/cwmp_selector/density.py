@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cwmp_selector import candidates, payload
-from cwmp_selector.candidates import Extract
+from cwmp_selector import payload
+from cwmp_selector.candidates import Engine
 from cwmp_selector.costs import DensityCosts
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.floats import FloatArray
@@ -41,7 +41,7 @@ class DensitySolver(Stepped):
         keys: What ranks the entries.
         rule: How entries are ranked.
         value_formats: Value format on the wire of each layer.
-        extract: Way of finding candidates.
+        engine: Way of finding candidates.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class DensitySolver(Stepped):
         keys: Sequence[torch.Tensor],
         rule: str,
         value_formats: Sequence[str],
-        extract: Extract = candidates.extract,
+        engine: Engine,
     ) -> None:
-        super().__init__(layers, keys, rule, extract)
+        super().__init__(layers, keys, rule, engine)
         self.costs, self.value_formats = costs, value_formats
         for layer in layers:
             if layer.numel and costs.numel(layer.name) != layer.numel:
@@ -155,7 +155,7 @@ class DensitySolver(Stepped):
             if prefixes is None:
                 reach = margin * max(left, 1e-9 * float(self.sizes @ entry_j))
                 prefixes = prefixes_for(
-                    self.keys, self.weights(entry_j), entry_j, reach, power=self.power, extract=self.extract
+                    self.keys, self.weights(entry_j), entry_j, reach, power=self.power, engine=self.engine
                 )
             try:
                 plan = Lagrangian(prefixes, entry_j, self.layer_j).solve(left)

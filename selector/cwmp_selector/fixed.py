@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cwmp_selector import candidates
 from cwmp_selector.blocks import BlockCosts, BlockLagrangian
-from cwmp_selector.candidates import Extract
+from cwmp_selector.candidates import Engine
 from cwmp_selector.costs import FixedCosts, look_up, total
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.floats import FloatArray
@@ -29,9 +28,9 @@ class FixedSolver(Stepped):
         layers: Sequence[Layer],
         keys: Sequence[torch.Tensor],
         rule: str,
-        extract: Extract = candidates.extract,
+        engine: Engine,
     ) -> None:
-        super().__init__(layers, keys, rule, extract)
+        super().__init__(layers, keys, rule, engine)
         self.costs = costs
         found = look_up(costs.entry_j, layers)
         for layer, cost in zip(layers, found, strict=True):
@@ -72,7 +71,7 @@ class FixedSolver(Stepped):
         weights = self.weights(self._entry_j)
         while True:
             reach = margin * max(left, 1e-9 * float(self.sizes @ self._entry_j))
-            prefixes = prefixes_for(self.keys, weights, self._entry_j, reach, power=self.power, extract=self.extract)
+            prefixes = prefixes_for(self.keys, weights, self._entry_j, reach, power=self.power, engine=self.engine)
             try:
                 return self._solve(prefixes, left)
             except TooShallowError:

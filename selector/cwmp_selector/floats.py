@@ -11,6 +11,7 @@ import torch
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BitArray = npt.NDArray[np.signedinteger]
 BoolArray = npt.NDArray[np.bool_]
 
 BITS_DTYPE = {
@@ -40,7 +41,7 @@ def magnitude_bits(flat: torch.Tensor) -> torch.Tensor:
     return flat.view(integer) & torch.iinfo(integer).max
 
 
-def from_bits(bits: npt.NDArray[np.integer], dtype: torch.dtype) -> FloatArray:
+def from_bits(bits: BitArray, dtype: torch.dtype) -> FloatArray:
     """Return the magnitudes that `bits` stand for, in float64 (exact for every supported dtype)."""
     if dtype == torch.float64:
         return bits.astype(np.int64).view(np.float64)

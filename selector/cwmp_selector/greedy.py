@@ -16,17 +16,9 @@ import numpy as np
 import torch
 
 from cwmp_selector import candidates
-from cwmp_selector.candidates import Extract, Found
+from cwmp_selector.candidates import Engine, Found, NonFiniteError
 from cwmp_selector.costs import total
 from cwmp_selector.floats import INF_BITS, BoolArray, FloatArray, IntArray, from_bits
-
-
-class NonFiniteError(Exception):
-    """A candidate is NaN or infinite; holds the layer's place. Turned into a `SelectionError` that names it."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__(place)
-        self.place = place
 
 
 @dataclass(frozen=True)
@@ -35,6 +27,7 @@ class Choice:
 
     Attributes:
         positions: Ascending positions per layer, int64.
+        values: The keys at those positions.
         break_score: Score of the first entry that did not fit; 0 if every entry with a positive key fit.
         prefix_cost: Cost of the entries before it.
         cost: Cost of all chosen entries, fillers included.
@@ -43,6 +36,7 @@ class Choice:
     """
 
     positions: list[torch.Tensor]
+    values: list[torch.Tensor]
     break_score: float
     prefix_cost: float
     cost: float
@@ -57,7 +51,7 @@ def select_by_layer(
     *,
     floor: float = 0.0,
     power: int = 2,
-    extract: Extract = candidates.extract,
+    engine: Engine | None = None,
 ) -> Choice:
     """Return the greedy choice where score = |key| * weight and every layer has one cost.
 
@@ -68,19 +62,21 @@ def select_by_layer(
         budget: Largest total cost.
         floor: Least score that may be chosen.
         power: A score to this power is the value per cost.
-        extract: Way of finding candidates.
+        engine: Way of finding candidates; None takes plain torch.
 
     Raises:
         NonFiniteError: If a key is NaN or infinite.
     """
-    run = _Greedy(keys, weights, costs, budget, floor, power, extract)
+    run = _Greedy(keys, weights, costs, budget, floor, power, engine or Engine())
     prefix_cost = None
     active = [place for place, key in enumerate(keys) if key.numel()]
     while active:
         spent, active = run.sweep(active)
         prefix_cost = spent if prefix_cost is None else prefix_cost
     cost = total(costs.tolist(), run.counts.tolist())
-    return Choice(run.positions, run.break_score or 0.0, prefix_cost or 0.0, cost, float(run.filler @ costs))
+    return Choice(
+        run.positions, run.values, run.break_score or 0.0, prefix_cost or 0.0, cost, float(run.filler @ costs)
+    )
 
 
 class _Greedy:
@@ -94,14 +90,16 @@ class _Greedy:
         budget: float,
         floor: float,
         power: int,
-        extract: Extract,
+        engine: Engine,
     ) -> None:
         self.keys, self.weights, self.costs, self.budget, self.floor = keys, weights, costs, budget, floor
-        self.power, self.extract = power, extract
+        self.power, self.engine = power, engine
         self.break_score: float | None = None
+        self.sure: dict[int, int] = {}
         self.filler = np.zeros(len(keys))
         self.counts = np.zeros(len(keys), dtype=np.int64)
         self.positions = [torch.empty(0, dtype=torch.int64, device=key.device) for key in keys]
+        self.values = [key[:0] for key in keys]
 
     def fits(self, counts: IntArray) -> bool:
         return total(self.costs.tolist(), counts.tolist()) <= self.budget
@@ -121,9 +119,11 @@ class _Greedy:
         for attempt in range(8):
             low = max(low if attempt < 7 else 0.0, self.floor)
             thresholds = candidates.layer_thresholds(low, weights, dtypes)
-            found = self.extract(keys, thresholds.tolist())
-            _refuse_non_finite(active, keys, found)
-            sure_bits = candidates.layer_thresholds(high, weights, dtypes)
+            try:
+                found = self.engine.extract(keys, thresholds.tolist())
+            except NonFiniteError as error:
+                raise NonFiniteError(active[error.place]) from None
+            sure_bits = candidates.layer_thresholds(high, weights, dtypes).tolist()
             exhausted = bool(low <= self.floor)
             done = self._choose(active, found, sure_bits, exhausted=exhausted)
             if done is not None:
@@ -148,23 +148,26 @@ class _Greedy:
         return candidates.bracket(scores, stands_for, self.budget - spent)
 
     def _choose(
-        self, active: list[int], found: list[Found], sure_bits: IntArray, *, exhausted: bool
+        self, active: list[int], found: list[Found], sure_bits: list[int], *, exhausted: bool
     ) -> tuple[float, list[int]] | None:
         """Choose among candidates; None if they end before the budget does although there are more entries."""
-        base = self.counts.copy()
-        sure = [bits >= int(least) for (_, bits), least in zip(found, sure_bits, strict=True)]
+        base = self.counts
+        split = [self.engine.split(mine, least) for mine, least in zip(found, sure_bits, strict=True)]
         counts = base.copy()
-        counts[active] = [int(mask.sum()) for mask in sure]
+        counts[active] = [number for number, _ in split]
         if not self.fits(counts):
-            sure = [torch.zeros_like(mask) for mask in sure]
+            sure_bits = [INF_BITS[self.keys[place].dtype] for place in active]
+            split = [self.engine.split(mine, least) for mine, least in zip(found, sure_bits, strict=True)]
             counts = base.copy()
-        scores, layer_of = [], []
-        for place, (_, bits), mask in zip(active, found, sure, strict=True):
-            open_bits = bits[~mask].cpu().numpy()
-            scores.append(from_bits(open_bits, self.keys[place].dtype) * self.weights[place])
-            layer_of.append(np.full(open_bits.size, place, dtype=np.int64))
-        score, layer = np.concatenate(scores), np.concatenate(layer_of)
-        order = np.argsort(-score, kind="stable")
+        score = np.concatenate(
+            [
+                from_bits(bits, self.keys[place].dtype) * self.weights[place]
+                for place, (_, bits) in zip(active, split, strict=True)
+            ]
+        )
+        layer = np.repeat(np.array(active), [bits.size for _, bits in split])
+        self.sure = dict(zip(active, [number for number, _ in split], strict=True))
+        order = candidates.falling(score)
         taken = np.zeros(score.size, dtype=bool)
         length = self._prefix(layer[order], counts)
         if length == order.size and not exhausted:
@@ -179,7 +182,7 @@ class _Greedy:
         fillers = taken & (score < self.break_score)
         self.filler[active] = 0.0
         self.filler += np.bincount(layer[fillers], score[fillers] ** self.power, counts.size)
-        self._keep(active, found, sure, taken)
+        self._keep(active, found, sure_bits, taken)
         remaining = [] if exhausted else [p for p in open_layers if counts[p] < self.keys[p].numel()]
         return spent, remaining
 
@@ -230,24 +233,10 @@ class _Greedy:
             open_layers = self._open(open_layers, counts)
         return open_layers
 
-    def _keep(
-        self,
-        active: list[int],
-        found: list[Found],
-        sure: list[torch.Tensor],
-        taken: BoolArray,
-    ) -> None:
+    def _keep(self, active: list[int], found: list[Found], sure_bits: list[int], taken: BoolArray) -> None:
         start = 0
-        for place, (where, _), mask in zip(active, found, sure, strict=True):
-            unsure = (~mask).nonzero().view(-1)
-            chosen = torch.from_numpy(taken[start : start + unsure.numel()]).to(mask.device)
-            start += unsure.numel()
-            keep = mask.clone()
-            keep[unsure[chosen]] = True
-            self.positions[place] = where[keep]
-
-
-def _refuse_non_finite(active: list[int], keys: list[torch.Tensor], found: list[Found]) -> None:
-    for place, key, (_, bits) in zip(active, keys, found, strict=True):
-        if bits.numel() and int(bits.max()) >= INF_BITS[key.dtype]:
-            raise NonFiniteError(place)
+        for place, mine, least in zip(active, found, sure_bits, strict=True):
+            unsure = mine[0].numel() - self.sure[place]
+            kept = self.engine.keep(mine, least, taken[start : start + unsure])
+            self.positions[place], self.values[place] = kept
+            start += unsure

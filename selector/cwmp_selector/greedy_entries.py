@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from cwmp_selector import candidates
+from cwmp_selector.candidates import NonFiniteError
 from cwmp_selector.costs import Cost
 from cwmp_selector.floats import INF_BITS, FloatArray, IntArray, from_bits, magnitude_bits
-from cwmp_selector.greedy import Choice, NonFiniteError
+from cwmp_selector.greedy import Choice
 
 
 @dataclass
@@ -55,7 +56,7 @@ def select_by_entry(
     for attempt in range(6):
         low = max(low if attempt < 5 else 0.0, floor)
         pool = _collect(keys, weights, costs, low, math.inf, math.inf)
-        order = np.argsort(-pool.score, kind="stable")
+        order = candidates.falling(pool.score)
         spent = np.cumsum(pool.cost[order])
         length = int(np.searchsorted(spent, budget, side="right"))
         if length < order.size or low <= floor:
@@ -78,7 +79,7 @@ def select_by_entry(
         high, low = low, max(low * 0.5 if attempt < 8 else 0.0, floor)
         attempt += 1
         pools.append(_collect(keys, weights, costs, low, high, left))
-        rest = np.argsort(-pools[-1].score, kind="stable")
+        rest = candidates.falling(pools[-1].score)
         chosen_of.append([])
     chosen = [np.concatenate(parts) for parts in chosen_of]
     layer = np.concatenate([p.layer[c] for p, c in zip(pools, chosen, strict=True)])
@@ -94,7 +95,8 @@ def select_by_entry(
     score = np.concatenate([p.score[c] for p, c in zip(pools, chosen, strict=True)])[:end]
     fillers = score < break_score
     filler_power = float((score[fillers] ** power) @ cost[:end][fillers])
-    return Choice(positions, break_score, prefix, math.fsum(cost[:end].tolist()), filler_power)
+    values = [key[where] for key, where in zip(keys, positions, strict=True)]
+    return Choice(positions, values, break_score, prefix, math.fsum(cost[:end].tolist()), filler_power)
 
 
 def _low(keys: Sequence[torch.Tensor], weights: Sequence[Cost], costs: Sequence[Cost], budget: float) -> float:

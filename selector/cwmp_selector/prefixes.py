@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from cwmp_selector import candidates
-from cwmp_selector.candidates import Extract
-from cwmp_selector.floats import INF_BITS, FloatArray, IntArray, from_bits
-from cwmp_selector.greedy import NonFiniteError
+from cwmp_selector.candidates import Engine
+from cwmp_selector.floats import FloatArray, IntArray, from_bits, magnitude_bits
 
 
 class TooShallowError(Exception):
@@ -34,19 +33,17 @@ class Prefixes:
         sizes: Entries per layer.
     """
 
-    def __init__(self, keys: Sequence[torch.Tensor], least_bits: IntArray, power: int, extract: Extract) -> None:
-        found = extract(keys, least_bits.tolist())
+    def __init__(self, keys: Sequence[torch.Tensor], least_bits: IntArray, power: int, engine: Engine) -> None:
+        found = engine.extract(keys, least_bits.tolist())
         self.keys, self.power = keys, power
         self.sizes = np.array([key.numel() for key in keys], dtype=np.int64)
         self._where = [where for where, _ in found]
-        raw = []
-        for place, (key, (_, bits)) in enumerate(zip(keys, found, strict=True)):
-            array = bits.cpu().numpy()
-            if array.size and int(array.max()) >= INF_BITS[key.dtype]:
-                raise NonFiniteError(place)
-            raw.append(from_bits(array, key.dtype))
+        raw = [
+            from_bits(magnitude_bits(values).cpu().numpy(), key.dtype)
+            for key, (_, values) in zip(keys, found, strict=True)
+        ]
         self.unit = max((float(m.max()) for m in raw if m.size), default=1.0)
-        self._orders = [np.argsort(-m, kind="stable") for m in raw]
+        self._orders = [candidates.falling(m) for m in raw]
         self.magnitudes = [m[o] / self.unit for m, o in zip(raw, self._orders, strict=True)]
         self.values = [np.concatenate([[0.0], np.cumsum(m**power)]) for m in self.magnitudes]
         self._falling = [-m for m in self.magnitudes]
@@ -99,7 +96,7 @@ def prefixes_for(
     budget: float,
     *,
     power: int = 2,
-    extract: Extract = candidates.extract,
+    engine: Engine,
 ) -> Prefixes:
     """Return candidates that hold about what the budget can pay for; everything if the layers are small.
 
@@ -109,7 +106,7 @@ def prefixes_for(
         costs: Cost of each layer's entries.
         budget: What may be spent; give more than the true budget where costs may fall.
         power: Value of an entry is magnitude^power.
-        extract: Way of finding candidates.
+        engine: Way of finding candidates.
     """
     sizes = [key.numel() for key in keys]
     low = 0.0
@@ -119,4 +116,4 @@ def prefixes_for(
         stands_for = [np.full(m.size, c * n / max(m.size, 1)) for m, c, n in zip(drawn, costs, sizes, strict=True)]
         low = candidates.bracket(scores, np.concatenate(stands_for), budget)[0]
     least = candidates.layer_thresholds(low, weights, [key.dtype for key in keys])
-    return Prefixes(keys, least, power, extract)
+    return Prefixes(keys, least, power, engine)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cwmp_selector import rules
+from cwmp_selector.candidates import ENGINES, NonFiniteError, engine_for
 from cwmp_selector.cheapest import select_cheapest
 from cwmp_selector.costs import Cost, Costs, DensityCosts, FixedCosts, look_up, total
 from cwmp_selector.density import DensitySolver
@@ -17,7 +18,7 @@ from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
 from cwmp_selector.fixed import FixedSolver
 from cwmp_selector.gradients import Layer, flatten, non_finite, refuse_non_finite
-from cwmp_selector.greedy import Choice, NonFiniteError, select_by_layer
+from cwmp_selector.greedy import Choice, select_by_layer
 from cwmp_selector.greedy_entries import select_by_entry
 from cwmp_selector.quantize import NATIVE, check_format, quantize
 from cwmp_selector.rules import Rule
@@ -38,6 +39,7 @@ class Selector:
         values: Format of the values on the wire: "float32", "float16", "bfloat16", "int8", "float64"; None keeps the
             gradient's own. The update holds the values as the receiver decodes them.
         seed: Seed of "random-k"; each selection draws anew.
+        engine: "torch", "numba" (the extra `fast`; CPU only) or "auto", Numba where it can be used. Same answers.
 
     At most one of `budget_j`, `budget_fraction` and `k` is given; with none, every `select` names a budget or a lambda
     (rule "dense" needs neither).
@@ -53,6 +55,7 @@ class Selector:
         rule: Rule = "cwmp",
         values: str | None = None,
         seed: int = 0,
+        engine: str = "auto",
     ) -> None:
         rules.check_rule(rule)
         check_format(values)
@@ -68,7 +71,9 @@ class Selector:
             raise SelectionError(f"budget_fraction is {budget_fraction}: give a number in [0, 1]")
         if k is not None and (k != int(k) or k < 0):
             raise SelectionError(f"k is {k}: give a number of entries >= 0")
-        self.costs, self.rule, self.values = costs, rule, values
+        if engine not in ENGINES:
+            raise SelectionError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
+        self.costs, self.rule, self.values, self.engine = costs, rule, values, engine
         self.budget_j, self.budget_fraction, self.k = budget_j, budget_fraction, k
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -115,7 +120,7 @@ class Selector:
         self, layers: list[Layer], costs: list[Cost], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
         """Select where joules are a sum over entries."""
-        dense_j = _energy(costs, [torch.arange(0) for _ in layers], layers, dense=True)
+        dense_j = _energy(costs, [layer.flat[:0] for layer in layers], layers, dense=True)
         budget = self._budget(dense_j, budget_j, lambda_)
         if self.rule == "dense":
             everything = _everything(layers)
@@ -128,20 +133,23 @@ class Selector:
         prices: list[Cost] = [1.0] * len(layers) if counted else costs
         choice = self._greedy(layers, costs, weights, prices, budget, floor)
         reached = max(rules.value_per_joule(self.rule, choice.break_score, factor), lambda_ or 0.0)
-        outcome = Outcome(choice.positions, reached, self._gap(choice, budget, factor, counted=counted, floor=floor))
+        gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
+        values = None if self.rule == "random-k" else choice.values
+        outcome = Outcome(choice.positions, reached, gap, values)
         parts = {"entries": _energy(costs, choice.positions, layers)}
         return self._update(layers, outcome, None if counted else budget, lambda _: parts)
 
     def _stepped(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
         """Select where joules have fixed parts or depend on the density."""
         keys = self._keys(layers)
+        engine = engine_for(self.engine, keys)
         solver: Stepped
         if isinstance(self.costs, FixedCosts):
-            solver = FixedSolver(self.costs, layers, keys, self.rule)
+            solver = FixedSolver(self.costs, layers, keys, self.rule, engine)
         else:
             assert isinstance(self.costs, DensityCosts)  # noqa: S101 - for the type checker
             formats = [self.values or NATIVE[layer.flat.dtype] for layer in layers]
-            solver = DensitySolver(self.costs, layers, keys, self.rule, formats)
+            solver = DensitySolver(self.costs, layers, keys, self.rule, formats, engine)
         counted = self.k is not None and budget_j is None
         budget = self._budget(solver.dense_j, budget_j, lambda_)
         if self.rule == "dense":
@@ -187,11 +195,14 @@ class Selector:
         floor: float,
     ) -> Choice:
         keys, power = self._keys(layers), rules.power_of(self.rule)
+        engine = engine_for(self.engine, keys)
         if self.rule == "cheapest":
-            return select_cheapest(keys, costs, prices, budget)
+            return select_cheapest(keys, costs, prices, budget, engine)
         if any(isinstance(c, torch.Tensor) for c in (*weights, *prices)):
             return select_by_entry(keys, weights, prices, budget, floor=floor, power=power)
-        return select_by_layer(keys, np.array(weights), np.array(prices), budget, floor=floor, power=power)
+        return select_by_layer(
+            keys, np.array(weights), np.array(prices), budget, floor=floor, power=power, engine=engine
+        )
 
     def _keys(self, layers: list[Layer]) -> list[torch.Tensor]:
         """Return what ranks the entries: the gradients, or random numbers in (0, 1], drawn on the CPU for any device."""
@@ -217,9 +228,10 @@ class Selector:
         parts_j: Callable[[SparseUpdate], dict[str, float]],
     ) -> SparseUpdate:
         values, scales, formats = {}, {}, {}
-        for layer, where in zip(layers, outcome.positions, strict=True):
+        found = outcome.values or [layer.flat[where] for layer, where in zip(layers, outcome.positions, strict=True)]
+        for layer, kept in zip(layers, found, strict=True):
             formats[layer.name] = self.values or NATIVE[layer.flat.dtype]
-            values[layer.name], scales[layer.name] = quantize(layer.flat[where], formats[layer.name])
+            values[layer.name], scales[layer.name] = quantize(kept, formats[layer.name])
         update = SparseUpdate(
             indices={layer.name: where for layer, where in zip(layers, outcome.positions, strict=True)},
             values=values,

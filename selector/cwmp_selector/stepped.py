@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cwmp_selector import candidates, rules
-from cwmp_selector.candidates import Extract
+from cwmp_selector.candidates import Engine
 from cwmp_selector.floats import FloatArray, IntArray
 from cwmp_selector.gradients import Layer
 from cwmp_selector.greedy import select_by_layer
@@ -37,11 +37,13 @@ class Outcome:
         positions: Ascending positions per layer.
         lambda_: Value per joule of the threshold; NaN where the rule has none.
         gap_bound: Bound on the missed value; None where the rule does not maximise a value.
+        values: The gradients at the positions, where they are at hand.
     """
 
     positions: list[torch.Tensor]
     lambda_: float = math.nan
     gap_bound: float | None = None
+    values: list[torch.Tensor] | None = None
 
 
 class Stepped(ABC):
@@ -51,13 +53,11 @@ class Stepped(ABC):
         layers: Gradients, checked.
         keys: What ranks the entries: the gradients' flat tensors, or others of the same sizes.
         rule: How entries are ranked.
-        extract: Way of finding candidates.
+        engine: Way of finding candidates.
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], keys: Sequence[torch.Tensor], rule: str, extract: Extract = candidates.extract
-    ) -> None:
-        self.layers, self.keys, self.rule, self.extract = layers, keys, rule, extract
+    def __init__(self, layers: Sequence[Layer], keys: Sequence[torch.Tensor], rule: str, engine: Engine) -> None:
+        self.layers, self.keys, self.rule, self.engine = layers, keys, rule, engine
         self.power = rules.power_of(rule)
         self.sizes = np.array([layer.numel for layer in layers], dtype=np.int64)
 
@@ -101,7 +101,7 @@ class Stepped(ABC):
         entry_j = self.entry_j(self.density_of(self.sizes.astype(np.float64) * (k / max(int(self.sizes.sum()), 1))))
         for _ in range(ROUNDS):
             choice = select_by_layer(
-                self.keys, self.weights(entry_j), np.ones(len(self.keys)), float(k), extract=self.extract
+                self.keys, self.weights(entry_j), np.ones(len(self.keys)), float(k), engine=self.engine
             )
             counts = np.array([where.numel() for where in choice.positions])
             after = self.entry_j(self.density_of(counts))
@@ -118,7 +118,7 @@ class Stepped(ABC):
             # A magnitude m is worth it if m^power >= lambda * c.
             least = np.maximum((lambda_ * entry_j) ** (1.0 / self.power), 1e-300)
             bits = candidates.layer_thresholds(1.0, 1.0 / least, [key.dtype for key in self.keys])
-            prefixes = Prefixes(self.keys, bits, self.power, self.extract)
+            prefixes = Prefixes(self.keys, bits, self.power, self.engine)
             unit = prefixes.unit**self.power
             counts, _surplus = Lagrangian(prefixes, entry_j, self.layer_j).at(lambda_ / unit)
             after = self.entry_j(self.density_of(counts))
@@ -144,11 +144,11 @@ class Stepped(ABC):
         margin = 2.0
         while True:
             if self.rule == "cheapest":
-                prefixes = Prefixes(self.keys, everything, self.power, self.extract)
+                prefixes = Prefixes(self.keys, everything, self.power, self.engine)
             else:
                 reach = margin * max(budget, 1e-9 * float(self.sizes @ entry_j))
                 prefixes = prefixes_for(
-                    self.keys, np.ones(len(self.keys)), entry_j, reach, power=self.power, extract=self.extract
+                    self.keys, np.ones(len(self.keys)), entry_j, reach, power=self.power, engine=self.engine
                 )
             layer = self._order(prefixes, entry_j)
             positions, length = self._longest(prefixes, layer, budget)

@@ -1,0 +1,177 @@
+"""Candidates by compiled code: one pass at memory speed over a CPU gradient, on all of torch's threads.
+
+Needs the extra `fast` (Numba). The answers are those of `candidates.extract`. Kernels release the interpreter lock and are
+shared out over plain threads that end with the call, so nothing lingers that a fork could break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cwmp_selector.candidates import Engine, Found, NonFiniteError
+from cwmp_selector.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray
+
+TASK = 1 << 18
+"""Entries handed to a thread at a time."""
+
+SMALL = 1 << 16
+"""Entries below which starting threads costs more than it saves."""
+
+_BLOCK = 32
+"""Entries tested together: most blocks hold no candidate and are left after one vector comparison."""
+
+Bits = npt.NDArray[Any]
+
+
+def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept: Any) -> int:
+    """Write positions and bits of the entries whose magnitude reaches `least`; return how many."""
+    count = 0
+    n = bits.size
+    whole = n - n % _BLOCK
+    for block in range(0, whole, _BLOCK):
+        largest = bits[block] & mask
+        for i in range(block, block + _BLOCK):
+            largest = max(largest, bits[i] & mask)
+        if largest >= least:
+            for i in range(block, block + _BLOCK):
+                # Written always and counted if wanted: cheaper than a branch that is hard to predict.
+                positions[count] = start + i
+                kept[count] = bits[i]
+                count += (bits[i] & mask) >= least
+    for i in range(whole, n):
+        positions[count] = start + i
+        kept[count] = bits[i]
+        count += (bits[i] & mask) >= least
+    return count
+
+
+def _split(bits: Any, mask: Any, sure: Any, others: Any) -> int:
+    """Write the magnitudes below `sure`, in order; return how many."""
+    count = 0
+    for i in range(bits.size):
+        others[count] = bits[i] & mask
+        count += (bits[i] & mask) < sure
+    return count
+
+
+def _keep(positions: Any, bits: Any, mask: Any, sure: Any, taken: Any) -> int:
+    """Move the entries that reach `sure`, or are taken among the others, to the front; return how many."""
+    count = other = 0
+    for i in range(bits.size):
+        below = (bits[i] & mask) < sure
+        positions[count] = positions[i]
+        bits[count] = bits[i]
+        count += (not below) or taken[other]
+        other += below
+    return count
+
+
+def _largest(bits: Any, mask: Any) -> int:
+    """Return the largest magnitude bits, 0 of nothing."""
+    largest = bits[0] & mask if bits.size else mask & ~mask
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & mask)
+    return int(largest)
+
+
+@cache
+def _compiled(function: Callable[..., int]) -> Callable[..., int]:
+    import numba
+
+    try:
+        kernel = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # Numba finds no place to keep compiled code (a read-only installation): compile once per process instead.
+        kernel = numba.njit(nogil=True)(function)
+    compiled: Callable[..., int] = kernel
+    return compiled
+
+
+@cache
+def available() -> bool:
+    """Return whether the compiled way can be used: Numba is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("numba") is not None
+
+
+class NumbaEngine(Engine):
+    """The three passes over candidates, compiled."""
+
+    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> list[Found]:
+        """Return the candidates of each flat CPU tensor; see `Engine.extract`."""
+        views = [_bits(flat) for flat in flats]
+        parts = _run(views, thresholds)
+        found: list[Found] = []
+        for place, (flat, view) in enumerate(zip(flats, views, strict=True)):
+            mine = [parts[place, start] for start in range(0, view.size, TASK)]
+            positions = np.concatenate([p for p, _ in mine]) if mine else np.empty(0, np.int64)
+            bits = np.concatenate([b for _, b in mine]) if mine else np.empty(0, view.dtype)
+            if _compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
+                raise NonFiniteError(place)
+            found.append((torch.from_numpy(positions), _values(bits, flat.dtype)))
+        return found
+
+    def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
+        """Return the number above and the magnitude bits below `sure`; see `Engine.split`."""
+        bits = _bits(found[1])
+        others = np.empty(bits.size + 1, bits.dtype)
+        count = _compiled(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
+        return bits.size - count, others[:count].view(others.dtype.str.replace("u", "i"))
+
+    def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
+        """Return the candidates to keep, in the memory of `found`, which is used up; see `Engine.keep`."""
+        bits = _bits(found[1])
+        # One place more, because the kernel looks at `taken` before it knows whether there is another.
+        count = _compiled(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
+        return found[0][:count], found[1][:count]
+
+
+def _bits(flat: torch.Tensor) -> Bits:
+    signed: Bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()
+    return signed.view(signed.dtype.str.replace("i", "u"))
+
+
+def _values(bits: Bits, dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(bits.view(bits.dtype.str.replace("u", "i"))).view(dtype)
+
+
+def _mask(bits: Bits) -> Any:
+    return bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+
+
+def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[tuple[int, int], tuple[Bits, Bits]]:
+    """Return positions and bits of the candidates of every task, by layer and start."""
+    kernel = _compiled(_extract)
+    tasks = [(place, start) for place, view in enumerate(views) for start in range(0, view.size, TASK)]
+    results: dict[tuple[int, int], tuple[Bits, Bits]] = {}
+
+    def work(queue: Iterator[tuple[int, int]]) -> None:
+        scratch: dict[Any, tuple[Bits, Bits]] = {}
+        while (task := next(queue, None)) is not None:
+            place, start = task
+            part = views[place][start : start + TASK]
+            if part.dtype not in scratch:
+                scratch[part.dtype] = np.empty(TASK + 1, np.int64), np.empty(TASK + 1, part.dtype)
+            positions, kept = scratch[part.dtype]
+            count = kernel(part, _mask(part), part.dtype.type(thresholds[place]), start, positions, kept)
+            results[task] = positions[:count].copy(), kept[:count].copy()
+
+    queue = iter(tasks)
+    helpers = min(torch.get_num_threads(), len(tasks)) - 1
+    if helpers < 1 or sum(view.size for view in views) <= SMALL:
+        work(queue)
+        return results
+    with ThreadPoolExecutor(helpers) as pool:
+        done = [pool.submit(work, queue) for _ in range(helpers)]
+        work(queue)
+        for future in done:
+            future.result()
+    return results
