@@ -104,3 +104,12 @@ def test_a_binding_without_its_library_prints_nothing_and_says_so(monkeypatch, c
     monkeypatch.undo()
     assert "libamd_smi.so is missing" in found.reason
     assert capsys.readouterr().out == ""
+
+
+def test_a_session_on_one_gpu_reads_that_gpu_only():
+    library = FakeAmdSmi(FakeGpu(), FakeGpu())
+    with Factory().open_for(context(library), "cuda:1") as meter:
+        assert [rail.name for rail in meter.rails] == ["gpu-1"]
+    with pytest.raises(MeterUnavailableError, match="cuda:2 was asked for"):
+        Factory().open_for(context(library), "cuda:2")
+    assert library.opened == 0

@@ -14,8 +14,9 @@ import contextlib
 import io
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cwmp_profiler.clock import Clock
@@ -91,8 +92,12 @@ class Factory(MeterFactory):
     devices = ("cuda",)
     rank = 12
 
+    def open_for(self, context: MeterContext, device: str) -> Meter:
+        """Open the one GPU that `device` (`cuda` or `cuda:<n>`, as torch calls AMD GPUs too) means."""
+        return self.open(replace(context, options={**context.options, "device": device}))
+
     def open(self, context: MeterContext) -> Meter:
-        """Open every visible GPU.
+        """Open every visible GPU, or the one that the option `device` of the context names.
 
         Raises:
             MeterUnavailableError: If library, driver, permission or sensor is missing.
@@ -105,6 +110,7 @@ class Factory(MeterFactory):
             raise _unavailable(error, "AMD SMI cannot start") from error
         try:
             gpus, notes = _gpus(library, options)
+            gpus = _narrowed(gpus, str(context.options.get("device", "")))
         except BaseException:
             _shut_down(library)
             raise
@@ -157,6 +163,18 @@ def _gpus(library: Any, options: Mapping[str, Any]) -> tuple[list[_Gpu], list[st
     if any(gpu.unit_j is None for gpu in found):
         notes.append("power comes in whole watts; it is sampled and integrated")
     return found, notes
+
+
+def _narrowed(gpus: list[_Gpu], device: str) -> list[_Gpu]:
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        return gpus
+    number = int(match.group(1) or 0)
+    if number >= len(gpus):
+        raise MeterUnavailableError(
+            f"{device} was asked for, but only {len(gpus)} AMD GPU(s) are visible and answer", "name one that is there"
+        )
+    return [gpus[number]]
 
 
 def _probe(library: Any, index: int, handle: Any, power: str) -> _Gpu | None:
