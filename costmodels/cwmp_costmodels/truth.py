@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cwmp_costmodels.errors import ProfileError
+from cwmp_costmodels.radio.simulated_radio import radio_physics
 from cwmp_costmodels.schema import Profile, SimulationBlock
 from cwmp_profiler.devices.simulated import Distortion, Physics
 
@@ -18,6 +19,7 @@ def physics_of(profile: Profile, *, distortion: Distortion | None = None) -> Phy
 
     Raises:
         ProfileError: If the profile lacks `static_power` or all times (most literature profiles do).
+        RadioError: If its radio is not valid.
     """
     if "static_power" not in profile.coefficients:
         raise ProfileError(f"profile {profile.name} has no $.coefficients.static_power, which a simulated device needs")
@@ -40,4 +42,5 @@ def physics_of(profile: Profile, *, distortion: Distortion | None = None) -> Phy
         spike_s=simulation.spike_s,
         idle_power_w=simulation.idle_power_w,
         distortion=distortion,
+        radio=radio_physics(profile),
     )

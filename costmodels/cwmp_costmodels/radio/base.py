@@ -32,10 +32,24 @@ class Part(BaseModel):
 
 
 class Phase(Part):
-    """A stretch of constant power before (promotion) or after (tail) the bits of a burst."""
+    """A stretch before (promotion) or after (tail) the bits of a burst: constant power, or (promotion only) bare joules."""
 
-    power_w: NonNegative
-    duration_s: NonNegative
+    power_w: NonNegative | None = None
+    duration_s: NonNegative = 0.0
+    energy_j: NonNegative | None = None
+    """Joules of the whole phase where its power is not known."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.power_w is None) == (self.energy_j is None):
+            raise ValueError("give a phase either power_w (with duration_s) or energy_j")
+        return self
+
+    def joules(self, elapsed_s: float = math.inf) -> float:
+        """Return the joules of the phase, or of its first `elapsed_s` seconds where its power is known."""
+        if self.power_w is None:
+            return self.energy_j or 0.0
+        return self.power_w * min(self.duration_s, max(elapsed_s, 0.0))
 
 
 class Link(NamedTuple):
@@ -62,6 +76,7 @@ class Transfer:
         duration_s: Seconds the radio is active with the bits; None where the model has no time.
         wait_s: Seconds that a duty cycle forces the device to be silent between frames.
         marginal_j: Joules that grow with the bits.
+        overhead_j: Joules of every burst beside its bits.
         promotion_j: Joules to wake the radio, once a burst.
         tail_j: Joules of the tail, once a burst, cut where the next transfer starts.
         provenance: Of the radio.
@@ -75,6 +90,7 @@ class Transfer:
     duration_s: float | None
     wait_s: float
     marginal_j: float
+    overhead_j: float
     promotion_j: float
     tail_j: float
     provenance: Provenance
@@ -83,7 +99,7 @@ class Transfer:
     @property
     def fixed_j(self) -> float:
         """Joules that do not depend on the number of bits."""
-        return self.promotion_j + self.tail_j
+        return self.overhead_j + self.promotion_j + self.tail_j
 
     @property
     def energy_j(self) -> float:
@@ -109,13 +125,21 @@ class Radio(Part):
     unverified: tuple[str, ...] = ()
     """Fields whose literature value was quoted from memory, for example `tail` or `up.slope_j_per_bit`."""
     intervals: dict[str, tuple[NonNegative, NonNegative]] = {}
-    """95% intervals of fitted fields, by field."""
+    """95% intervals of fitted numbers, by field (`up.slope_j_per_bit`) or quantity (`burst_j`)."""
+    overhead_j: NonNegative = 0.0
+    """Joules of every burst, even of one that finds the radio awake."""
     promotion: tuple[Phase, ...] | None = ()
     """Phases that wake the radio; null where the source does not say."""
     tail: tuple[Phase, ...] | None = ()
     """Phases after the last bit; null where the source does not say."""
     idle_w: NonNegative | None = None
     """Power of waiting for the other side with the radio on; null where the source does not say."""
+
+    @model_validator(mode="after")
+    def _tail_has_power(self) -> Self:
+        if any(phase.power_w is None for phase in self.tail or ()):
+            raise ValueError("a tail is cut in time, so its phases need power_w and duration_s")
+        return self
 
     @model_validator(mode="after")
     def _unverified_fields_exist(self) -> Self:
@@ -165,20 +189,20 @@ class Radio(Part):
         return link.j_per_bit * (framing.factor if framing else 1.0)
 
     def burst_j(self, direction: Direction = "up") -> float:
-        """Return the joules of promotion and full tail, paid once a burst, whatever its direction."""
+        """Return the joules of overhead, promotion and full tail, paid once a burst, whatever its direction."""
         _checked(direction)
         _warn(self._unknown_phases())
-        return self.promotion_j() + self.tail_j()
+        return self.overhead_j + self.promotion_j() + self.tail_j()
 
     def promotion_j(self) -> float:
         """Return the joules that wake the radio; an unknown promotion adds nothing (`transfer` warns)."""
-        return sum(phase.power_w * phase.duration_s for phase in self.promotion or ())
+        return sum(phase.joules() for phase in self.promotion or ())
 
     def tail_j(self, elapsed_s: float = math.inf) -> float:
         """Return the joules of the first `elapsed_s` seconds of the tail; an unknown tail adds nothing (`transfer` warns)."""
         total = 0.0
         for phase in self.tail or ():
-            total += phase.power_w * min(phase.duration_s, max(elapsed_s, 0.0))
+            total += phase.joules(elapsed_s)
             elapsed_s -= phase.duration_s
         return total
 
@@ -229,6 +253,7 @@ class Radio(Part):
             duration_s=duration_s,
             wait_s=wait_s,
             marginal_j=marginal_j,
+            overhead_j=self.overhead_j if bits else 0.0,
             promotion_j=self.promotion_j() if bits and not awake else 0.0,
             tail_j=self.tail_j(math.inf if gap_s is None else gap_s) if bits else 0.0,
             provenance=self.provenance,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cwmp_profiler.workloads import compute, memory, update
+from cwmp_profiler.workloads import compute, memory, radio, update
 from cwmp_profiler.workloads.base import Point, Workload
 
 WORKLOADS: dict[str, Workload] = {
-    workload.name: workload for workload in (*compute.WORKLOADS, *memory.WORKLOADS, *update.WORKLOADS)
+    workload.name: workload for workload in (*compute.WORKLOADS, *memory.WORKLOADS, *update.WORKLOADS, *radio.WORKLOADS)
 }
 """Every built-in workload by its name."""
 
