@@ -9,6 +9,7 @@ from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
 from cwmp_profiler.meters.joulescope import Factory
+from cwmp_profiler.meters.registry import open_meter as open_registered
 
 
 def context(library, **options):
@@ -69,6 +70,12 @@ def test_the_wrong_instrument_is_named(paths, options, message):
 def test_one_of_several_can_be_named():
     library = FakeLibrary(["u/js220/1", "u/js220/2"])
     with Factory().open(context(library, device="u/js220/2")):
+        assert library.opened == ["u/js220/2"]
+
+
+def test_one_of_several_can_be_named_with_the_meter():
+    library = FakeLibrary(["u/js220/1", "u/js220/2"])
+    with open_registered("joulescope:u/js220/2", context(library)):
         assert library.opened == ["u/js220/2"]
 
 

@@ -8,6 +8,7 @@ from rpi5_command import PRINTED, SUM_W, lay_command
 from cwmp_profiler.boards import detect_board
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_rails
+from cwmp_profiler.meters.registry import open_meter as open_registered
 from cwmp_profiler.meters.rpi5 import Factory, parse_pmic
 
 RAIL = st.from_regex(r"[0-9A-Z][0-9A-Z_]{0,10}[0-9A-Z]", fullmatch=True)
@@ -128,3 +129,13 @@ def test_the_board_is_known(tmp_path):
     (base / "model").write_text("Raspberry Pi 5 Model B Rev 1.0\0")
     (base / "compatible").write_text("raspberrypi,5-model-b\0brcm,bcm2712\0")
     assert detect_board(MeterContext(sysfs_root=tmp_path)).key == "rpi5"
+
+
+def test_a_calibration_can_be_given_with_the_meters_name(tmp_path):
+    script, _ = lay_command(tmp_path)
+    context = MeterContext(sysfs_root=tmp_path, options={"rpi5": {"command": [str(script), "pmic_read_adc"]}})
+    with open_registered("rpi5:1.1451,0.5879", context) as meter:
+        assert meter.read().values["board"] == pytest.approx(1.1451 * SUM_W + 0.5879)
+    for wrong in ("1.1", "a,b", "1,2,3"):
+        with pytest.raises(MeterUnavailableError, match="not a gain and an offset"):
+            open_registered(f"rpi5:{wrong}", context)

@@ -6,7 +6,7 @@ newest, and fails if none has come for several periods.
 
 Options (`MeterContext.options["joulescope"]`, a mapping):
     library: stands for the module `pyjoulescope_driver`.
-    device: path of the instrument, for example `u/js220/000415`, where several are connected.
+    device: path of the instrument, for example `u/js220/000415`, where several are connected (`--meter joulescope:PATH`).
     frequency_hz: statistics per second of a JS220 (default 20).
 """
 
@@ -161,6 +161,7 @@ class Factory(MeterFactory):
         frequency_hz = float(options.get("frequency_hz", 20.0))
         if not 1 <= frequency_hz <= 1000:
             raise MeterUnavailableError(f"joulescope frequency_hz is {frequency_hz:g}", "give 1 to 1000")
+        wanted = options.get("device") or context.options.get("joulescope.argument")
         library = options.get("library") or _import()
         try:
             driver = library.Driver()
@@ -170,7 +171,7 @@ class Factory(MeterFactory):
                 f"the Joulescope driver cannot start ({_one_line(error)})", "check the udev rules", _UDEV_FIX
             ) from error
         try:
-            meter = JoulescopeMeter(driver, _chosen(paths, options.get("device")), context.clock, frequency_hz)
+            meter = JoulescopeMeter(driver, _chosen(paths, wanted), context.clock, frequency_hz)
         except BaseException:
             driver.finalize()
             raise
@@ -201,7 +202,9 @@ def _chosen(paths: list[str], wanted: str | None) -> str:
             "no Joulescope is connected, or this user may not open it", "plug it in and check the udev rules", _UDEV_FIX
         )
     if len(paths) > 1:
-        raise MeterUnavailableError(f"{len(paths)} Joulescopes are connected: {', '.join(paths)}", "name one of them")
+        raise MeterUnavailableError(
+            f"{len(paths)} Joulescopes are connected: {', '.join(paths)}", "name one: --meter joulescope:PATH"
+        )
     if not any(model in paths[0] for model in ("js110", "js220")):
         raise MeterUnavailableError(f"{paths[0]} is neither a JS110 nor a JS220", "use one of those")
     return paths[0]

@@ -5,7 +5,8 @@ seen; a gain and an offset found against a meter at the supply (`calibrate`) put
 
 Options (`MeterContext.options["rpi5"]`, a mapping):
     command: the command and its arguments, as a list; default `vcgencmd pmic_read_adc`.
-    gain, offset_w: calibration of the board: watts at the supply = gain x sum of rails + offset_w.
+    gain, offset_w: calibration of the board: watts at the supply = gain x sum of rails + offset_w
+        (`--meter rpi5:GAIN,OFFSET`).
 """
 
 from __future__ import annotations
@@ -177,8 +178,12 @@ class Factory(MeterFactory):
         options: Mapping[str, Any] = context.options.get("rpi5") or {}
         command = options.get("command", COMMAND)
         gain, offset_w = options.get("gain"), options.get("offset_w")
-        if gain is not None and not (math.isfinite(gain) and gain > 0):
-            raise MeterUnavailableError(f"the gain of the rpi5 meter is {gain}, not a positive number", "correct it")
+        if (argument := context.options.get("rpi5.argument")) is not None:
+            gain, offset_w = _calibration(argument)
+        if gain is not None and not (math.isfinite(gain) and gain > 0 and math.isfinite(offset_w or 0.0)):
+            raise MeterUnavailableError(
+                f"the gain of the rpi5 meter is {gain} and its offset {offset_w} W; a gain is positive", "correct them"
+            )
         try:
             return Rpi5Meter(command, context.clock, gain=gain, offset_w=offset_w)
         except MeterUnavailableError:
@@ -191,6 +196,19 @@ class Factory(MeterFactory):
                     f"{error}; this machine is {where}", "only the Raspberry Pi 5 family has this sensor"
                 ) from error
             raise MeterUnavailableError(str(error), "update the firmware", ("sudo apt full-upgrade",)) from error
+
+
+def _calibration(argument: str) -> tuple[float, float]:
+    """Read `GAIN,OFFSET` of `--meter rpi5:GAIN,OFFSET`."""
+    parts = argument.split(",")
+    try:
+        gain, offset_w = (float(part) for part in parts)
+    except ValueError:
+        raise MeterUnavailableError(
+            f"the calibration of the rpi5 meter is {argument!r}, not a gain and an offset in watts",
+            "write --meter rpi5:GAIN,OFFSET, for example rpi5:1.14,0.59",
+        ) from None
+    return gain, offset_w
 
 
 def run_command(command: Sequence[str]) -> str:
