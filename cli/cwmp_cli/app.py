@@ -17,6 +17,7 @@ import typer
 import typer.core
 
 VERBS: tuple[str, ...] = (
+    "demo",
     "devices",
     "run",
     "measure",
@@ -26,6 +27,8 @@ VERBS: tuple[str, ...] = (
     "costs",
     "validate",
     "compare",
+    "radios",
+    "radio_sink",
     "schema",
 )
 """Modules of this package, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
