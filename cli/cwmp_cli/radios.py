@@ -74,8 +74,8 @@ def _link(radio: Radio, way: Direction, needs: list[str]) -> tuple[float | None,
 def _table(listed: list[Radio]) -> None:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("radio", "up at bit/s", "down at bit/s", "lone burst", "provenance"):
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("radio", "up J/bit", "at bit/s", "down J/bit", "at bit/s", "lone burst", "provenance"):
         right = heading not in {"radio", "provenance"}
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for radio in listed:
@@ -83,7 +83,10 @@ def _table(listed: list[Radio]) -> None:
         unknown = ">= " if radio.promotion is None or radio.tail is None else ""
         table.add_row(
             row["name"],
-            *(_per_bit(row, way) for way in ("up", "down")),
+            si(row["up_j_per_bit"], ""),
+            si(row["up_rate_bps"], ""),
+            si(row["down_j_per_bit"], ""),
+            si(row["down_rate_bps"], ""),
             unknown + si(row["burst_j"], "J"),
             f"{radio.provenance}{' *' if radio.unverified else ''}",
         )
@@ -91,12 +94,6 @@ def _table(listed: list[Radio]) -> None:
     out().print("-   needs more input, for example a rate: see 'cwmp-profile radios NAME'")
     out().print(">=  promotion or tail is not known")
     out().print("*   has values that are (unverified): see 'cwmp-profile radios NAME'")
-
-
-def _per_bit(row: dict[str, Any], way: str) -> str:
-    joules, rate_bps = row[f"{way}_j_per_bit"], row[f"{way}_rate_bps"]
-    rate = "" if rate_bps is None else f" at {si(rate_bps, ''):>6}"
-    return si(joules, "J/bit") + rate
 
 
 def _show(radio: Radio) -> None:
