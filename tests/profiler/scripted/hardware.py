@@ -3,7 +3,7 @@
 A subclass plays one kind of hardware in virtual time: it lays files or fakes a library below the real reading code, moves
 counters and sensors as time passes (`advance`), and breaks on demand. Write one per meter in `tests/profiler/scripted/<meter>.py`;
 the suite finds every subclass that states a `meter`. A fault that the hardware cannot have is declared in `cannot`, with the
-reason, and is then skipped with that reason.
+reason, and the suite leaves it out.
 """
 
 from __future__ import annotations
