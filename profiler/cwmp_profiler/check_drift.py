@@ -41,15 +41,15 @@ class Trend:
 
 
 def idle_trend(windows: Sequence[Window]) -> Trend | None:
-    """Return the trend of the idle windows' power, or None if there are too few."""
+    """Return the trend of the idle windows' power, each over the median of its own kind, or None if there are too few."""
     idle = sorted((window for window in windows if window.family == "idle"), key=lambda window: window.t_start_s)
     if len(idle) < MIN_IDLE:
         return None
     times = [window.t_start_s for window in idle]
-    powers = [window.energy_j / window.duration_s for window in idle]
-    middle = statistics.median(powers)
-    if middle <= 0 or times[-1] <= times[0]:
+    medians = {point: statistics.median(energies(group)) for point, group in by_point(idle).items()}
+    if min(medians.values()) <= 0 or times[-1] <= times[0]:
         return None
+    powers = [power / medians[window.point] for window, power in zip(idle, energies(idle), strict=True)]
     pairs = list(combinations(range(len(idle)), 2))
     score = sum((powers[j] > powers[i]) - (powers[j] < powers[i]) for i, j in pairs)
     slope = statistics.median((powers[j] - powers[i]) / (times[j] - times[i]) for i, j in pairs if times[j] > times[i])
@@ -57,7 +57,7 @@ def idle_trend(windows: Sequence[Window]) -> Trend | None:
     ties = sum(group * (group - 1) * (2 * group + 5) for group in _tied(powers))
     variance = (count * (count - 1) * (2 * count + 5) - ties) / 18
     z = max(abs(score) - 1, 0) / math.sqrt(variance) if variance > 0 else 0.0
-    return Trend(slope * (times[-1] - times[0]) / middle, math.erfc(z / math.sqrt(2)))
+    return Trend(slope * (times[-1] - times[0]), math.erfc(z / math.sqrt(2)))
 
 
 def work_trend(windows: Sequence[Window]) -> Trend | None:

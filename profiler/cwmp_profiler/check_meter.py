@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from cwmp_profiler.check_finding import Finding, Severity, graver, plural
+from cwmp_profiler.check_spread import by_point, energies
 from cwmp_profiler.measurements import Measurements, Window
 from cwmp_profiler.meters.base import Rail, root_rails
 from cwmp_profiler.plan import UPDATES_PER_WINDOW
@@ -144,11 +145,11 @@ def _readings(found: Measurements, rails: Sequence[Rail]) -> Iterator[Finding]:
 def _blind(found: Measurements) -> Iterator[Finding]:
     if found.header.meter.provenance is Provenance.ESTIMATED:
         return
-    idle = [window.energy_j / window.duration_s for window in found.windows if window.family == "idle"]
+    idle = by_point([window for window in found.windows if window.family == "idle"])
     work = [window.energy_j / window.duration_s for window in found.windows if window.family != "idle"]
-    if len(idle) < 2 or len(work) < 4:
+    if not idle or len(work) < 4:
         return
-    rest = statistics.median(idle)
+    rest = min(statistics.median(energies(windows)) for windows in idle.values())
     most = statistics.quantiles(work, n=10)[-1]
     if most < (1 + BLIND_SHARE) * rest:
         yield Finding(

@@ -17,6 +17,11 @@ from cwmp_profiler.measurements import Measurements, Window
 UNSTABLE_SPREAD = 0.10
 """Relative spread of repeats from which a point is called unstable: three repeats then leave their mean uncertain by 6%."""
 
+BEYOND_NOISE = {3: 6.0}
+BEYOND_NOISE_MANY = 4.0
+"""A point is unstable only if it also spreads by this many times the session's noise, by its number of windows: normal noise does
+so in fewer than one point of ten thousand (three windows say little about a spread, so they must say it louder)."""
+
 UNSTABLE_SHARE = 0.25
 """Share of unstable points above which no coefficient can be trusted."""
 
@@ -60,12 +65,17 @@ def by_point(windows: Sequence[Window]) -> dict[str, list[Window]]:
 
 def energies(windows: Sequence[Window]) -> list[float]:
     """Return joules per iteration of each window, or watts for idle windows."""
-    return [window.energy_j / (window.iterations or window.duration_s) for window in windows]
+    return [
+        window.energy_j / (window.duration_s if window.family == "idle" else max(window.iterations, 1))
+        for window in windows
+    ]
 
 
 def durations(windows: Sequence[Window]) -> list[float]:
     """Return seconds per iteration of each window; empty for idle windows."""
-    return [window.duration_s / window.iterations for window in windows if window.iterations]
+    return [
+        window.duration_s / window.iterations for window in windows if window.family != "idle" and window.iterations
+    ]
 
 
 def spread_findings(found: Measurements) -> Iterator[Finding]:
@@ -84,12 +94,16 @@ def spread_findings(found: Measurements) -> Iterator[Finding]:
     if not spreads:
         return
     noise = statistics.median(spreads.values())
-    unstable = sorted((name for name in spreads if spreads[name] > UNSTABLE_SPREAD), key=lambda name: -spreads[name])
+    worst = sorted(spreads, key=lambda name: -spreads[name])
+    unstable = [name for name in worst if spreads[name] > _limit(len(groups[name]), noise)]
     if noise > NOISY_SESSION:
         yield Finding(
             code="noisy-session",
             severity=graver(noise, HOPELESS_SESSION),
             what=f"repeats of the same work spread by {noise:.0%} in the middle of {plural(len(spreads), 'point')}",
+            where=tuple(
+                f"{point_label(groups[name][0])}: spread {spreads[name]:.1%}" for name in worst[: len(worst) // 2]
+            ),
             cure="close other programs, fix clocks and governor, and measure with more --repeats",
         )
     if unstable:
@@ -101,6 +115,10 @@ def spread_findings(found: Measurements) -> Iterator[Finding]:
             cure="measure with more --repeats; if the same points stay unstable, the device or its meter is not steady under them",
         )
     yield from _outliers(groups, noise, set(unstable))
+
+
+def _limit(windows: int, noise: float) -> float:
+    return max(UNSTABLE_SPREAD, BEYOND_NOISE.get(windows, BEYOND_NOISE_MANY) * noise)
 
 
 def _repeats(groups: dict[str, list[Window]], spreads: dict[str, float]) -> Iterator[Finding]:
