@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from cwmp_costmodels.diagnostics import Conditioning, lacking
-from cwmp_costmodels.gather import Gathered
+from cwmp_costmodels.gather import UPDATE, Gathered
 from cwmp_costmodels.schema import FitBlock, LackOfFit, Profile
 from cwmp_profiler.provenance import Provenance
 
@@ -26,6 +26,7 @@ def complete(profile: Profile, found: Gathered, static: Sequence[str], condition
     warnings = [
         *_estimated(profile),
         *_misfit(block),
+        *_updates(block),
         *found.warnings,
         *static,
         *_noise(block),
@@ -51,13 +52,25 @@ def _misfit(block: FitBlock) -> list[str]:
     for what, lack in (("energy", block.energy_lack), ("time", block.time_lack)):
         if lack is not None and lacking(lack):
             found.append(_lack(what, lack, block.verdict))
-    errors = [error for error in (block.held_out_energy_error, block.held_out_time_error) if error is not None]
-    if not found and block.verdict in ("doubtful", "bad") and errors:
+    groups = [group for group in block.held_out if group.family != UPDATE]
+    worst = max(groups, key=lambda group: max(group.energy_error, group.time_error), default=None)
+    if not found and block.verdict in ("doubtful", "bad") and not block.drift and worst is not None:
         found.append(
-            f"the fit is {block.verdict}: work that it did not see is off by {max(errors):.1%} on average, repeats by "
-            f"{block.repeat_spread or 0:.1%}; trust costs only near the work measured and check with 'cwmp-profile validate'"
+            f"the fit is {block.verdict}: without {worst.family} it predicts {worst.family} to {worst.energy_error:.1%} of energy and "
+            f"{worst.time_error:.1%} of time, where repeats differ by {block.repeat_spread or 0:.1%}; trust costs only near the work "
+            "measured and check with 'cwmp-profile validate'"
         )
     return found
+
+
+def _updates(block: FitBlock) -> list[str]:
+    noise = block.repeat_spread or 0.0
+    found = [group for group in block.held_out if group.family == UPDATE and group.energy_error > max(3 * noise, NOISY)]
+    return [
+        f"update steps cost other than their traffic says (off by {group.energy_error:.1%} of energy on average); costs use the "
+        "factors per layer type, other layers and optimisers than those measured may be off as much"
+        for group in found
+    ]
 
 
 def _lack(what: str, lack: LackOfFit, verdict: str | None) -> str:

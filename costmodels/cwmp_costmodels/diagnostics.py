@@ -29,7 +29,7 @@ BAD_MISFIT = 0.05
 """Typical error of the model at a point from which a fit is called bad."""
 
 BAD_HELD_OUT = 0.15
-"""Mean error on held-out work from which a fit is called bad: worse than published energy models (7 to 14%)."""
+"""Mean error on a held-out group from which a fit is called bad: worse than published energy models (7 to 14%)."""
 
 BAD_DRIFT = 0.03
 """Drift (relative standard deviation) from which a session is called bad."""
@@ -156,7 +156,7 @@ def judge(
 
     Args:
         lacks: Lack of fit of the models that count.
-        held_out_error: Mean absolute relative error on held-out families.
+        held_out_error: Largest mean absolute relative error on a held-out group of the main fit's own windows.
         noise: Relative spread of repeats.
         drift: Relative standard deviation of the part of the noise that neighbours in time share.
     """

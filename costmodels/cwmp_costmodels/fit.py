@@ -5,32 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cwmp_costmodels import advice
-from cwmp_costmodels.bootstrap import LinearFit, coefficient, draw, fit_linear
-from cwmp_costmodels.diagnostics import (
-    DRIFT_SIGMAS,
-    Conditioning,
-    conditioning,
-    judge,
-    lack_of_fit,
-    mean_abs,
-    order_correlation,
-    repeat_spread,
-    work_of,
-)
+from cwmp_costmodels.bootstrap import coefficient, draw, fit_linear
+from cwmp_costmodels.diagnostics import Conditioning, conditioning, work_of
 from cwmp_costmodels.errors import FitError
+from cwmp_costmodels.fit_block import Models, fit_block
 from cwmp_costmodels.gather import Gathered, gather
-from cwmp_costmodels.held_out import HeldOutErrors, leave_families_out
+from cwmp_costmodels.held_out import leave_families_out
 from cwmp_costmodels.layer_fit import fit_layers
 from cwmp_costmodels.samples import Array, Samples
-from cwmp_costmodels.schema import Coefficient, DeviceBlock, FitBlock, MeasurementsRef, MeterBlock, Profile
+from cwmp_costmodels.schema import Coefficient, DeviceBlock, MeasurementsRef, MeterBlock, Profile
 from cwmp_costmodels.static_power import StaticRows, choose_rows
 from cwmp_costmodels.units import STATIC_POWER, energy_unit, time_unit
 from cwmp_profiler.measurements import Measurements, read_measurements
@@ -45,16 +36,6 @@ LEAST_SPARE = 5
 """Windows beyond the number of coefficients below which nothing is left to judge a fit by."""
 
 ATTRIBUTED_REMARK = "the meter estimates energy from time, so joules of work cannot be told from static power"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Models:
-    rows: StaticRows
-    energy: LinearFit
-    time: LinearFit
-    energy_draws: Array
-    time_draws: Array
-    conditions: Conditioning
 
 
 def fit(
@@ -106,7 +87,8 @@ def fit_sessions(
         attributed=attributed,
     )
     held_out = leave_families_out(used, found.updates, energy_from_time=attributed)
-    block = _fit_block(found, used, models, held_out, attributed=attributed, bootstrap=bootstrap, seed=seed)
+    block = fit_block(found, used, models, held_out, attributed=attributed, bootstrap=bootstrap, seed=seed)
+    radios, remarks = _radios(sessions, found, seed=seed)
     profile = Profile(
         name=profile_name,
         provenance=header.meter.provenance,
@@ -118,9 +100,10 @@ def fit_sessions(
         coefficients=coefficients,
         times=times,
         layers=layers,
+        radios=radios,
         fit=block.model_copy(update={"measurements": [_reference(session) for session in sessions]}),
     )
-    return advice.complete(profile, found, models.rows.warnings(), models.conditions)
+    return advice.complete(profile, found, [*models.rows.warnings(), *remarks], models.conditions)
 
 
 def check_name(name: str) -> str:
@@ -137,7 +120,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _fit_models(found: Gathered, *, attributed: bool, bootstrap: int, rng: np.random.Generator) -> _Models:
+def _fit_models(found: Gathered, *, attributed: bool, bootstrap: int, rng: np.random.Generator) -> Models:
     active = found.main.take(found.main.active)
     _check_enough(found, active)
     time = fit_linear(active.x, active.duration_s, active.point, work_of(active))
@@ -151,7 +134,7 @@ def _fit_models(found: Gathered, *, attributed: bool, bootstrap: int, rng: np.ra
     columns = used.duration_s[:, None] if attributed else np.column_stack([used.duration_s, used.x])
     energy = fit_linear(columns, used.energy_j, used.point, work_of(used))
     design, names = (time.weighted(), active.names) if attributed else (energy.weighted(), (STATIC_POWER, *used.names))
-    return _Models(
+    return Models(
         rows=rows,
         energy=energy,
         time=time,
@@ -182,7 +165,7 @@ def _check_identified(found: Gathered, conditions: Conditioning) -> None:
 
 
 def _coefficients(
-    models: _Models, names: Sequence[str], *, attributed: bool
+    models: Models, names: Sequence[str], *, attributed: bool
 ) -> tuple[dict[str, Coefficient], dict[str, Coefficient]]:
     energies = {STATIC_POWER: coefficient(float(models.energy.coef[0]), models.energy_draws[:, 0], "W")}
     for index, name in enumerate(names):
@@ -207,49 +190,16 @@ def _full(coefficients: Array, used: Samples, *, attributed: bool) -> Array:
     return np.column_stack([coefficients, np.zeros((len(coefficients), len(used.names)))])
 
 
-def _fit_block(
-    found: Gathered,
-    used: Samples,
-    models: _Models,
-    held_out: HeldOutErrors,
-    *,
-    attributed: bool,
-    bootstrap: int,
-    seed: int,
-) -> FitBlock:
-    active = found.main.take(found.main.active)
-    energy_lack, time_lack = lack_of_fit(models.energy.spread), lack_of_fit(models.time.spread)
-    noise = repeat_spread(found.main)
-    correlations = [order_correlation(models.energy, used.order), order_correlation(models.time, active.order)]
-    spreads = (models.energy.spread.noise, models.time.spread.noise)
-    drifts = [
-        spread * max(value, 0.0) ** 0.5 if sigmas > DRIFT_SIGMAS else 0.0
-        for (value, sigmas), spread in zip(correlations, spreads, strict=True)
-    ]
-    worst = max(held_out.energy or 0.0, held_out.time or 0.0) if held_out.energy is not None else None
-    return FitBlock(
-        windows=len(used),
-        points=len(np.unique(used.point)),
-        energy_error=mean_abs(models.energy.residual * models.energy.scale / used.energy_j),
-        time_error=mean_abs(models.time.residual * models.time.scale / active.duration_s),
-        held_out=held_out.groups,
-        held_out_energy_error=held_out.energy,
-        held_out_time_error=held_out.time,
-        not_held_out=held_out.undetermined,
-        condition_number=models.conditions.condition_number,
-        vif={name: value for name, value in models.conditions.vif.items() if np.isfinite(value)},
-        idle_power_w=models.rows.idle_power_w,
-        bootstrap=bootstrap,
-        seed=seed,
-        static="attributed" if attributed else "both",
-        repeat_spread=noise,
-        verdict=judge([energy_lack, time_lack], worst, noise, max(drifts)),
-        energy_lack=energy_lack,
-        time_lack=time_lack,
-        left_out=found.left_out,
-        order_correlation=max(correlations, key=lambda pair: pair[1])[0],
-        drift=max(drifts),
-    )
+def _radios(sessions: Sequence[Measurements], found: Gathered, *, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Return the radios that radio windows identify, as data, and what to know about them."""
+    if not found.radio:
+        return {}, []
+    from cwmp_costmodels.radio.fit_radio import fit_radios
+
+    fits, refusals = fit_radios(sessions, seed=seed)
+    radios = {name: fitted.radio.model_dump(mode="json", exclude_none=True) for name, fitted in fits.items()}
+    notes = [f"{name}: {note}" for name, fitted in fits.items() for note in fitted.warnings]
+    return radios, [*notes, *refusals]
 
 
 def _reference(session: Measurements) -> MeasurementsRef:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from cwmp_costmodels.errors import FitError
-from cwmp_costmodels.samples import RADIO_COUNTS, Samples, check_comparable, drop_flagged, outliers
+from cwmp_costmodels.samples import (
+    MANY_OUTLIERS,
+    RADIO_COUNTS,
+    Samples,
+    check_comparable,
+    clustered,
+    drop_flagged,
+    outliers,
+)
 from cwmp_profiler.measurements import Measurements, Window
 
 UPDATE, RADIO = "update", "radio"
@@ -74,14 +82,7 @@ def gather(sessions: Sequence[Measurements]) -> Gathered:
         )
     names = Samples.build([window for window in sound if window.family != UPDATE]).names
     samples = Samples.build(sound, names)
-    bad = outliers(samples)
-    _note(left_out, "outlier among repeats", int(bad.sum()))
-    if bad.mean() > 0.05 if len(bad) else False:
-        warnings.append(
-            f"{int(bad.sum())} of {len(bad)} windows contradict the other repeats of their point and were left out; something "
-            "else runs on this machine now and then"
-        )
-    samples = samples.take(~bad)
+    samples = _without_outliers(samples, left_out, warnings)
     update = samples.labels("family") == UPDATE
     covered = np.array([not _uncovered(window, names) for window in samples.windows], dtype=np.bool_)
     _note(left_out, "update with counts that no other work has", int((update & ~covered).sum()))
@@ -96,6 +97,21 @@ def gather(sessions: Sequence[Measurements]) -> Gathered:
         unfinished=unfinished,
         idle_power_w=float(main.energy_j[idle].sum() / main.duration_s[idle].sum()) if idle.any() else None,
     )
+
+
+def _without_outliers(samples: Samples, left_out: dict[str, int], warnings: list[str]) -> Samples:
+    bad = outliers(samples)
+    share = f"{int(bad.sum())} of {len(bad)} windows contradict the other repeats of their point"
+    if clustered(bad):
+        warnings.append(
+            f"{share}, many of them in a row: the device changed during the session, so they were kept; let it warm up, fix the "
+            "clocks, stop other programs, and measure again"
+        )
+        return samples
+    _note(left_out, "outlier among repeats", int(bad.sum()))
+    if bad.sum() > MANY_OUTLIERS * len(bad):
+        warnings.append(f"{share} and were left out; something else runs on this machine now and then: stop it")
+    return samples.take(~bad)
 
 
 def _uncovered(window: Window, names: Sequence[str]) -> bool:

@@ -27,6 +27,9 @@ RADIO_COUNTS = frozenset({"tx_bit", "rx_bit", "tx_burst", "rx_burst", "tail_s"})
 OUTLIER_SIGMAS = 5.0
 """A window this many standard deviations of a repeat away from the median of its point is left out."""
 
+MANY_OUTLIERS = 0.05
+"""Share of windows up to which outliers are taken for accidents without further question."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
@@ -146,6 +149,19 @@ def outliers(samples: Samples) -> npt.NDArray[np.bool_]:
     return _contradicted(samples.energy_j / work, samples.point) | _contradicted(
         samples.duration_s / work, samples.point
     )
+
+
+def clustered(marked: npt.NDArray[np.bool_]) -> bool:
+    """Whether marks, in measured order, shape (n,), are many and stand together: a change of the device, no accidents.
+
+    Neighbours that are both marked are counted against what as many marks at random places would give.
+    """
+    count, many = int(marked.sum()), float(marked.mean()) if len(marked) else 0.0
+    if many <= MANY_OUTLIERS:
+        return False
+    together = int((marked[1:] & marked[:-1]).sum())
+    expected = count * (count - 1) / len(marked)
+    return bool(together > expected + 3.5 * max(expected, 1.0) ** 0.5)
 
 
 def _contradicted(values: Array, point: Index) -> npt.NDArray[np.bool_]:
