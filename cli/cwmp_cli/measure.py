@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cwmp_cli.targets import Target
     from cwmp_profiler.measurements import Measurements, PlanRecord
     from cwmp_profiler.session import Session
+    from cwmp_profiler.workloads.base import Point
 
 
 def measure(
@@ -31,6 +32,16 @@ def measure(
     ] = None,
     tdp_w: Annotated[
         float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
+    ] = None,
+    radio_sink: Annotated[
+        str | None,
+        typer.Option(
+            "--radio-sink", metavar="HOST:PORT", help="Also measure the radio, against 'radio-sink' on another machine."
+        ),
+    ] = None,
+    radio_pause_s: Annotated[
+        float | None,
+        typer.Option("--radio-pause-s", min=0.1, help="Longest pause between bursts; well beyond the radio's tail."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted file.")] = False,
@@ -52,7 +63,8 @@ def measure(
     with open_targets(device.value, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
         reports = []
         for target in targets:
-            session = _session(target, preset=preset.value, repeats=repeats, seed=seed)
+            radio = _radio_points(radio_sink, target, preset.value, radio_pause_s) if radio_sink else []
+            session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio)
             path = _path_of(output, target)
             if not as_json:
                 show_plan(session)
@@ -62,18 +74,28 @@ def measure(
             found = run_session(session, path, resume=resume)
             reports.append({**_describe(session), **_result(found)})
             if not as_json:
-                _show_result(found)
+                show_result(found)
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
 
 
-def _session(target: Target, *, preset: str, repeats: int | None, seed: int) -> Session:
+def plan_session(
+    target: Target, *, preset: str, repeats: int | None, seed: int, extra: Iterable[Point] = ()
+) -> Session:
+    """Plan a session of everything that the fit needs."""
     import cwmp
     from cwmp_profiler.plan import make_plan
     from cwmp_profiler.session import Session
 
-    plan = make_plan(target.device.info, target.meter, preset=preset, repeats=repeats, seed=seed)
+    plan = make_plan(target.device.info, target.meter, preset=preset, repeats=repeats, seed=seed, extra=extra)
     return Session(target.device, target.meter, plan, tool=f"cwmp-profile {cwmp.__version__}", gpu_state=target.state)
+
+
+def _radio_points(sink: str, target: Target, preset: str, pause_s: float | None) -> list[Point]:
+    from cwmp_profiler.workloads.radio import LONGEST_PAUSE_S, SIMULATED_SINK, radio_points
+
+    where = SIMULATED_SINK if target.device.info.kind == "simulated" else sink
+    return radio_points(where, preset=preset, longest_pause_s=pause_s or LONGEST_PAUSE_S)
 
 
 def _path_of(output: Path | None, target: Target) -> Path:
@@ -193,7 +215,8 @@ def _result(found: Measurements) -> dict[str, Any]:
     }
 
 
-def _show_result(found: Measurements) -> None:
+def show_result(found: Measurements) -> None:
+    """Print what was measured and what to doubt."""
     result = _result(found)
     out().print(
         f"{result['windows']} windows, {result['energy_j']:.1f} J in {result['duration_s']:.1f} s "

@@ -87,7 +87,7 @@ def validate(
     validated = loaded.model_copy(update={"validation": block})
     save_profile(validated, target_path)
     if plot is not None:
-        from cwmp_costmodels.plots import plot_validation
+        from cwmp_costmodels.validation_plot import plot_validation
 
         plot_validation(validated, plot)
     if as_json:
