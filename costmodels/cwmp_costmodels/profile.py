@@ -32,7 +32,8 @@ def load_profile(source: str | os.PathLike[str]) -> Profile:
     """Load a device profile.
 
     Args:
-        source: A path, or the name of a shipped profile (`cwmp-profile profiles` lists them).
+        source: A path, the name of a shipped profile (a wrong name lists them), or `two-class:RATIO` for a literature profile
+            whose linear and embedding layers cost RATIO times the rest.
 
     Returns:
         The validated profile, migrated to the current schema version.
@@ -42,6 +43,10 @@ def load_profile(source: str | os.PathLike[str]) -> Profile:
     """
     path = Path(source)
     shipped = shipped_profiles()
+    if not path.exists() and str(source).startswith("two-class:"):
+        from cwmp_costmodels.two_class import parse_two_class
+
+        return parse_two_class(str(source))
     if not path.exists() and str(source) in shipped:
         path = shipped[str(source)]
     return parse_profile(_read(path, shipped), where=str(path))
