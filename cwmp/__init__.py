@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from cwmp_costmodels.scenario import Scenario as Scenario
     from cwmp_costmodels.schema import Profile as Profile
     from cwmp_profiler.errors import CwmpError as CwmpError
+    from cwmp_selector.controller import BudgetController as BudgetController
     from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
     from cwmp_selector.selector import Selector as Selector
     from cwmp_selector.update import SparseUpdate as SparseUpdate
 
 _HOMES = {
+    "BudgetController": "cwmp_selector.controller",
     "LayerCosts": "cwmp_costmodels.layers",
     "Scenario": "cwmp_costmodels.scenario",
     "expected_gain": "cwmp_costmodels.gain",
@@ -32,6 +34,7 @@ _HOMES = {
 
 __version__ = "0.1.0"
 __all__ = [
+    "BudgetController",
     "CwmpError",
     "ErrorFeedback",
     "LayerCosts",
