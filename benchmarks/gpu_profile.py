@@ -81,7 +81,7 @@ def observe_meter() -> dict[str, Any]:
     with Factory().open_for(context, "cuda") as meter:
         probe = probe_meter(meter, OBSERVE_S, load=cuda_load)
     for name, rail in probe.rails.items():
-        period = rail.update.median_s
+        period = rail.update.period_s
         shown = "no change seen" if period is None else f"{'' if rail.update.resolved else '<= '}{period * 1e3:.1f} ms"
         line(f"update period of {name}", shown)
         if rail.averaging_s is not None:

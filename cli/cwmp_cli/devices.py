@@ -165,9 +165,9 @@ def _probe_text(rail: Rail, probe: MeterProbe | str | None) -> str:
     if probe is None or isinstance(probe, str) or rail.name not in probe.rails:
         return ""
     seen = probe.rails[rail.name]
-    if seen.update.median_s is None:
+    if seen.update.period_s is None:
         return f" (observed: no change in {si(seen.update.watched_s, 's')})"
-    period = f"{'' if seen.update.resolved else 'at most '}{si(seen.update.median_s, 's')}"
+    period = f"{'' if seen.update.resolved else 'at most '}{si(seen.update.period_s, 's')}"
     average = "" if seen.averaging_s is None else f", average over at most {si(seen.averaging_s, 's')}"
     return f" (observed: new value every {period}{average})"
 

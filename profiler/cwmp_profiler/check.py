@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from cwmp_profiler.check_agreement import agreement_findings
 from cwmp_profiler.check_drift import drift_findings
 from cwmp_profiler.check_finding import Finding, Severity, Trust, Verdict, graver, plural
 from cwmp_profiler.check_meter import meter_findings
@@ -33,6 +34,7 @@ def check_session(found: Measurements, *, calibrated: str | None = None) -> Verd
     if found.windows:
         findings += [
             *meter_findings(found, calibrated),
+            *agreement_findings(found),
             *spread_findings(found),
             *state_findings(found),
             *drift_findings(found),

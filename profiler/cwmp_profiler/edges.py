@@ -55,7 +55,8 @@ class UpdatePeriod:
     Attributes:
         rail: Rail watched.
         edges: Changes seen.
-        median_s: Median time between changes, in seconds; None with fewer than two changes.
+        period_s: Typical time between changes, in seconds; None with fewer than two changes. Whole numbers of polls would blur
+            a single gap, so it is the span over the number of periods in it, missed changes counted.
         low_s: Shortest time between changes.
         high_s: Longest time between changes.
         poll_s: Mean time between reads: no period shorter than about this can be seen.
@@ -64,7 +65,7 @@ class UpdatePeriod:
 
     rail: str
     edges: int
-    median_s: float | None
+    period_s: float | None
     low_s: float | None
     high_s: float | None
     poll_s: float
@@ -73,7 +74,7 @@ class UpdatePeriod:
     @property
     def resolved(self) -> bool:
         """Whether the polls were fast enough to tell the period: at least three polls per change."""
-        return self.median_s is not None and self.median_s >= 3 * self.poll_s
+        return self.period_s is not None and self.period_s >= 3 * self.poll_s
 
 
 def counting_rail(meter: Meter) -> Rail | None:
@@ -177,12 +178,19 @@ def update_period(readings: Sequence[Reading], rail: str) -> UpdatePeriod:
     return UpdatePeriod(
         rail=rail,
         edges=len(changes),
-        median_s=statistics.median(gaps) if gaps else None,
+        period_s=_typical(gaps),
         low_s=min(gaps, default=None),
         high_s=max(gaps, default=None),
         poll_s=watched / max(len(readings) - 1, 1),
         watched_s=watched,
     )
+
+
+def _typical(gaps: Sequence[float]) -> float | None:
+    if not gaps:
+        return None
+    median = statistics.median(gaps)
+    return sum(gaps) / sum(max(round(gap / median), 1) for gap in gaps)
 
 
 def _rail_named(meter: Meter, name: str) -> Rail:

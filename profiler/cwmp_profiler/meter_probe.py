@@ -49,7 +49,7 @@ class RailProbe:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
-            "update_period_s": self.update.median_s,
+            "update_period_s": self.update.period_s,
             "update_resolved": self.update.resolved,
             "changes": self.update.edges,
             "poll_s": self.update.poll_s,
@@ -230,7 +230,7 @@ def _climb_s(name: str, readings: Sequence[Reading], idle_w: float, load_w: floa
 def _applied(rail: Rail, seen: RailProbe | None) -> Rail:
     if seen is None:
         return rail
-    update = seen.update.median_s if seen.update.resolved else rail.update_period_s
+    update = seen.update.period_s if seen.update.resolved else rail.update_period_s
     return replace(
         rail,
         update_period_s=update,

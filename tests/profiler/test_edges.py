@@ -95,7 +95,7 @@ def test_an_unknown_rail_is_named_with_those_that_exist():
 def test_the_update_period_is_found_without_being_told(period):
     seen = observe_updates(Stepped(period_s=period, nominal=None), "gpu", 3.0)
     assert seen.resolved
-    assert seen.median_s == pytest.approx(period, rel=0.02)
+    assert seen.period_s == pytest.approx(period, rel=0.02)
     assert seen.edges == pytest.approx(3.0 / period, abs=1)
 
 

@@ -203,10 +203,12 @@ def test_an_index_into_unlike_gpus_needs_an_order(stub):
 def test_the_device_of_a_session_is_one_gpu(stub):
     stub.add_h100()
     stub.add_h100()
-    with open_meter(stub, device="cuda", scopes=False) as meter:
+    with open_meter(stub, device="cuda", scopes=False, power="fallback") as meter:
         assert names(meter) == ["gpu-0"]
-    with open_meter(stub, {"CUDA_VISIBLE_DEVICES": "1,0"}, device="cuda", scopes=False) as meter:
+    with open_meter(stub, {"CUDA_VISIBLE_DEVICES": "1,0"}, device="cuda", scopes=False, power="fallback") as meter:
         assert names(meter) == ["gpu-1"]
+    with open_meter(stub, device="cuda") as meter:
+        assert names(meter) == ["gpu-0", "gpu-0-power", "gpu-0-memory"]
     with pytest.raises(MeterUnavailableError, match=r"cuda:2 was asked for, but only 2"):
         open_meter(stub, device="cuda:2")
 
@@ -214,7 +216,7 @@ def test_the_device_of_a_session_is_one_gpu(stub):
 def test_a_session_that_names_the_meter_reads_its_gpu_only_and_others_read_all(stub):
     stub.add_h100()
     stub.add_h100()
-    context = MeterContext(clock=VirtualClock(), options=stub.options(scopes=False))
+    context = MeterContext(clock=VirtualClock(), options=stub.options(scopes=False, power="fallback"))
     with open_registered("nvml", context, device="cuda") as meter:
         assert names(meter) == ["gpu-0"]
     with open_registered("nvml", context, device="cuda:1") as meter:

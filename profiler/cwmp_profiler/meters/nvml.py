@@ -3,7 +3,8 @@
 Options (`MeterContext.options["nvml"]`, a mapping):
     library: stands for the module `pynvml`.
     environ: stands for `os.environ` (CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER).
-    power: `fallback` (default), `also` or `only`; see `nvml_rails.sensors_of`.
+    power: `fallback` (default for several GPUs), `also` (default for one, as sessions open it) or `only`; see
+        `nvml_rails.sensors_of`.
     scopes: False leaves out the MEMORY and MODULE rails.
 """
 
@@ -18,10 +19,14 @@ from cwmp_profiler.clock import Clock
 from cwmp_profiler.meters import nvml_library, nvml_rails
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Reading
 from cwmp_profiler.meters.nvml_library import Nvml
+from cwmp_profiler.meters.nvml_rails import PowerUse
 from cwmp_profiler.meters.nvml_sensors import GpuSensors
 from cwmp_profiler.meters.nvml_visible import Gpu, cuda_device, visible_gpus
 
 GAIN_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a gain of the single card"
+
+UNKNOWN_UPDATE_S, MOST_SAMPLE_S, READ_SHARE = 0.1, 0.5, 1 / 200
+"""Power is sampled twice per update, but only so often that reading takes at most this share of one processor's time."""
 
 
 class NvmlMeter(Meter):
@@ -34,6 +39,7 @@ class NvmlMeter(Meter):
         self.nvml = nvml
         self.sensors = tuple(sensors)
         self.rails = tuple(rail for one in self.sensors for rail in one.rails)
+        self.sample_period_s = self._affordable_s()
         self.notes = (*notes, *(note for one in self.sensors for note in one.notes), GAIN_NOTE)
 
     def read(self) -> Reading:
@@ -47,6 +53,16 @@ class NvmlMeter(Meter):
         for one in self.sensors:
             values.update(one.read(self.nvml))
         return Reading((before + self.clock.now()) / 2, values)
+
+    def _affordable_s(self) -> float | None:
+        """Return the sensors' own sampling period, stretched where reading them takes long."""
+        periods = [rail.update_period_s or UNKNOWN_UPDATE_S for rail in self.rails if rail.sense == "power"]
+        if not periods:
+            return None
+        before = self.clock.now()
+        self.read()
+        cost_s = self.clock.now() - before
+        return max(min(periods) / 2, min(cost_s / READ_SHARE, MOST_SAMPLE_S))
 
     def close(self) -> None:
         """Shut NVML down."""
@@ -86,11 +102,11 @@ class Factory(MeterFactory):
             selection = visible_gpus(list_gpus(nvml), environ)
             if number is not None:
                 selection = cuda_device(selection, number, environ)
+            # A session keeps both ways of telling joules, so that 'check' can hold them against each other.
+            usual: PowerUse = "fallback" if number is None else "also"
             ordered = sorted(selection.gpus, key=lambda gpu: gpu.index)
             sensors = [
-                nvml_rails.sensors_of(
-                    nvml, gpu, power=options.get("power", "fallback"), scopes=options.get("scopes", True)
-                )
+                nvml_rails.sensors_of(nvml, gpu, power=options.get("power", usual), scopes=options.get("scopes", True))
                 for gpu in ordered
             ]
         except BaseException:
