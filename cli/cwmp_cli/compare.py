@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cwmp_costmodels.compare import Comparison, Ratio
 
-STYLE = {"differs": "bold", "no difference shown": "dim", "cannot tell": "dim"}
+SHOWN = {"differs": ("yes", "bold"), "no difference shown": ("not shown", "dim"), "cannot tell": ("unknown", "dim")}
 
 
 def compare(
@@ -43,18 +43,19 @@ def _print(found: Comparison) -> None:
 
     console = out()
     console.print(Text(f"A  {found.first}\nB  {found.second}"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in ("A", "B", "B/A", "95%"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     for quantity in ("energy", "time", "layer"):
         rows = [ratio for ratio in found.ratios if ratio.quantity == quantity]
-        if rows:
-            table.add_row(Text({"layer": "layer factor"}.get(quantity, quantity), style="bold"))
+        if not rows:
+            continue
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column({"layer": "layer factor"}.get(quantity, quantity), no_wrap=True)
+        for name in ("A", "B", "B/A", "95%"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("differs", no_wrap=True)
         for row in rows:
             table.add_row(*_cells(row))
-    console.print(table)
+        console.print(table)
+        console.print()
     known = [ratio for ratio in found.ratios if ratio.difference != "cannot tell"]
     console.print(Text(f"{len(found.differing())} of {len(known)} quantities with intervals differ"))
     for remark in found.remarks:
@@ -69,4 +70,4 @@ def _cells(row: Ratio) -> list[str | Text]:
     sides = ["-" if value is None else amount(value, row.unit) for value in (row.first, row.second)]
     ratio = "-" if row.ratio is None else f"{row.ratio:.3g}"
     interval = "" if row.low is None or row.high is None else f"[{row.low:.3g}, {row.high:.3g}]"
-    return [f"  {row.name}", *sides, ratio, interval, Text(row.difference, style=STYLE[row.difference])]
+    return [row.name, *sides, ratio, interval, Text(*SHOWN[row.difference])]

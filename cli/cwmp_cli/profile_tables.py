@@ -203,8 +203,17 @@ def print_profile(console: Any, profile: Profile) -> None:
         console.print(table)
     console.print()
     console.print(Text(validation_line(profile)))
-    for warning in profile.fit.warnings if profile.fit is not None else ():
+    for warning in warnings_of(profile):
         console.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def warnings_of(profile: Profile) -> list[str]:
+    """Return the warnings of the fit; of a profile that was not fitted, what published values make doubtful."""
+    if profile.fit is not None:
+        return profile.fit.warnings
+    from cwmp_costmodels.plausibility import plausibility_warnings
+
+    return plausibility_warnings(profile)
 
 
 def validation_line(profile: Profile) -> str:

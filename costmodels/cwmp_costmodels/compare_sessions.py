@@ -82,7 +82,7 @@ def _ratio(
         low, high = float(np.exp(middle - max(halves))), float(np.exp(middle + max(halves)))
         verdict = "differs" if low > 1 or high < 1 else "no difference shown"
     rests = workload.startswith("idle")
-    unit = ("W" if rests else "J/iteration") if quantity == "energy" else "s/iteration"
+    unit = ("W" if rests else "J/iter") if quantity == "energy" else "s/iter"
     return Ratio(
         quantity=quantity,
         name=workload,
