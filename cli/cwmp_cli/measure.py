@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,8 @@ from cwmp_cli.console import DeviceName, Json, Preset, SysfsRoot, err, out, prin
 
 if TYPE_CHECKING:
     from cwmp_cli.targets import Target
-    from cwmp_profiler.measurements import Measurements, PlanRecord
-    from cwmp_profiler.session import Session
+    from cwmp_profiler.measurements import Header, Measurements, PlanRecord
+    from cwmp_profiler.session import Progress, Session
     from cwmp_profiler.workloads.base import Point
 
 
@@ -49,8 +49,17 @@ def measure(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Measurements file (default: cwmp-DEVICE.jsonl)."),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="USER@BOARD", help="Measure on another machine, over ssh; the file comes here."),
+    ] = None,
+    ssh: Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="ssh client for --host, with options.")] = "ssh",
+    remote_command: Annotated[
+        str, typer.Option("--remote-command", metavar="COMMAND", help="This program on the board, for --host.")
+    ] = "cwmp-profile",
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
+    stream: Annotated[bool, typer.Option("--stream", hidden=True)] = False,
 ) -> None:
     """Measure the joules of microbenchmarks on a device and write them to a file, one line per window.
 
@@ -58,13 +67,25 @@ def measure(
 
     [bold]Example:[/bold] cwmp-profile measure --device cpu --preset quick -o this-pc.jsonl
     """
+    from cwmp_cli.measure_host import measure_on, open_desk
     from cwmp_cli.targets import open_targets
 
-    with open_targets(device.value, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
+    if host is not None:
+        measure_on(
+            host, ssh=ssh, command=remote_command, output=output, resume=resume, dry_run=dry_run, as_json=as_json
+        )
+        return
+    with (
+        open_desk(stream) as desk,
+        open_targets(device.value, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets,
+    ):
         reports = []
         for target in targets:
             radio = _radio_points(radio_sink, target, preset.value, radio_pause_s) if radio_sink else []
             session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio)
+            if desk is not None:
+                desk.serve(session, target.part, dry_run=dry_run)
+                continue
             path = _path_of(output, target)
             if not as_json:
                 show_plan(session)
@@ -72,10 +93,10 @@ def measure(
                 reports.append({**_describe(session), "plan": session.plan.model_dump(mode="json")})
                 continue
             found = run_session(session, path, resume=resume)
-            reports.append({**_describe(session), **_result(found)})
+            reports.append({**_describe(session), **result(found)})
             if not as_json:
                 show_result(found)
-    if as_json:
+    if as_json and not stream:
         print_json(reports[0] if len(reports) == 1 else reports)
 
 
@@ -105,15 +126,20 @@ def _path_of(output: Path | None, target: Target) -> Path:
 
 def show_plan(session: Session) -> None:
     """Print device, meter, plan and expected duration on stderr."""
+    show_header(session.header())
+
+
+def show_header(header: Header) -> None:
+    """Print device, meter, plan and expected duration of a session on stderr."""
     from rich.table import Table
 
     from cwmp_profiler.plan import expected_s, summary
 
     console = err()
-    info, plan, meter = session.device.info, session.plan, session.meter
+    info, plan, meter = header.device_info(), header.plan, header.meter
     console.print(f"[bold]Device[/bold]  {info.kind}: {info.model}")
     console.print(
-        f"[bold]Meter[/bold]   {meter.name}, {meter.provenance}: {', '.join(rail.name for rail in meter.rails)}"
+        f"[bold]Meter[/bold]   {meter.name}, {meter.provenance}: {', '.join(rail['name'] for rail in meter.rails)}"
     )
     for note in meter.notes:
         warn(note)
@@ -143,13 +169,14 @@ def run_session(session: Session, path: Path, *, resume: bool = False, overwrite
         with _progress_of(session):
             return session.measure(path, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        err().print(f"interrupted: {_kept(path)}")
+        err().print(f"interrupted: {kept(path)}")
         raise
     except (MeterError, DeviceError) as error:
-        raise SessionError(f"{error}; {_kept(path)}") from error
+        raise SessionError(f"{error}; {kept(path)}") from error
 
 
-def _kept(path: Path) -> str:
+def kept(path: Path) -> str:
+    """Return what an interrupted session left in `path` and how to go on."""
     from cwmp_profiler.errors import SessionError
     from cwmp_profiler.measurements import read_measurements
 
@@ -165,8 +192,16 @@ def _kept(path: Path) -> str:
 
 @contextmanager
 def _progress_of(session: Session) -> Iterator[None]:
-    """Show a bar with the time left on stderr; plain lines where stderr is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    with progress_bar(len(session.plan.order)) as tell:
+        session.progress = tell
+        yield
+
+
+@contextmanager
+def progress_bar(windows: int) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar with the time left on stderr, nothing where stderr is no terminal; yields what moves it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         BarColumn(bar_width=24),
@@ -174,16 +209,15 @@ def _progress_of(session: Session) -> Iterator[None]:
         TextColumn("{task.fields[left]} left"),
         TextColumn("{task.fields[label]}"),
     )
-    with Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("windows", total=len(session.plan.order), left="?", label="")
+    with Bar(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("windows", total=windows, left="?", label="")
 
-        def tell(state: Any) -> None:
+        def tell(state: Progress) -> None:
             bar.update(
                 task, completed=state.done, total=state.total, left=_minutes(state.remaining_s), label=state.label[:40]
             )
 
-        session.progress = tell
-        yield
+        yield tell
 
 
 def _describe(session: Session) -> dict[str, Any]:
@@ -200,7 +234,8 @@ def _describe(session: Session) -> dict[str, Any]:
     }
 
 
-def _result(found: Measurements) -> dict[str, Any]:
+def result(found: Measurements) -> dict[str, Any]:
+    """Return what `--json` tells of a finished session."""
     flags: dict[str, int] = {}
     for window in found.windows:
         for flag in window.flags:
@@ -217,12 +252,12 @@ def _result(found: Measurements) -> dict[str, Any]:
 
 def show_result(found: Measurements) -> None:
     """Print what was measured and what to doubt."""
-    result = _result(found)
+    totals = result(found)
     out().print(
-        f"{result['windows']} windows, {result['energy_j']:.1f} J in {result['duration_s']:.1f} s "
+        f"{totals['windows']} windows, {totals['energy_j']:.1f} J in {totals['duration_s']:.1f} s "
         f"({found.header.meter.provenance}) in {found.path}"
     )
-    for flag, count in result["flags"].items():
+    for flag, count in totals["flags"].items():
         warn(f"{count} windows are flagged: {flag}")
     err().print(f"check: {verdict_of(found)}", markup=False)
     err().print(f"next: cwmp-profile fit {found.path}")
