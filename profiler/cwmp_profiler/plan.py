@@ -9,7 +9,7 @@ from typing import Any
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.measurements import PlanRecord, PointRecord
-from cwmp_profiler.meters.base import Meter
+from cwmp_profiler.meters.base import Meter, root_rails
 from cwmp_profiler.workloads import PRESETS, WORKLOADS
 from cwmp_profiler.workloads.base import Point
 from cwmp_profiler.workloads.memory import LAST_LEVEL_MULTIPLES, dram_sets
@@ -22,6 +22,9 @@ IDLE_EVERY = 12
 UPDATES_PER_WINDOW = {"energy": 30, "power": 60}
 """Least updates of the meter in a window: aligned ends of a counter, unaligned samples of a power sensor."""
 
+SAMPLES_PER_WINDOW = 12
+"""Least samples of a sensor that is too slow to be read at each of its updates."""
+
 OVERHEAD_S = 0.25
 """Typical time around a window: preparing, warming up, aligning."""
 
@@ -29,6 +32,8 @@ OVERHEAD_S = 0.25
 def window_s(preset: str, meter: Meter) -> float:
     """Return the least duration of a window in seconds: the preset's, or longer for a meter that is slow."""
     periods = [rail.update_period_s * UPDATES_PER_WINDOW[rail.sense] for rail in meter.rails if rail.update_period_s]
+    if meter.sample_period_s and any(rail.sense == "power" for rail in root_rails(meter.rails)):
+        periods.append(meter.sample_period_s * SAMPLES_PER_WINDOW)
     return max([WINDOW_S[preset], *periods])
 
 

@@ -10,6 +10,7 @@ from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_
 from cwmp_profiler.meters.ina3221 import Factory
 from cwmp_profiler.meters.jetson_rails import BOARDS as TABLE
 from cwmp_profiler.meters.jetson_rails import INPUTS
+from cwmp_profiler.plan import window_s
 from cwmp_profiler.tracker import Tracker
 
 # What each board's total is made of, and the memory rail where it has one: the facts that other tools get wrong.
@@ -96,7 +97,7 @@ def test_a_slow_bus_is_sampled_less_often_so_that_reading_stays_cheap(tmp_path):
             return super().now()
 
     with Factory().open(MeterContext(sysfs_root=tmp_path, clock=Bus())) as meter:
-        assert meter.sample_period_s == pytest.approx(0.3)  # 1.5 ms per read, at most 0.5% of the time
+        assert meter.sample_period_s == pytest.approx(0.15)  # 1.5 ms per read, at most 1% of the time
 
 
 def test_an_input_that_reads_nothing_on_a_running_board_is_an_error(tmp_path):
@@ -216,3 +217,10 @@ def test_a_label_that_may_not_be_read_is_not_taken_for_a_missing_channel(tmp_pat
     with pytest.raises(MeterUnavailableError, match="in1_label cannot be read") as caught:
         Factory().open(context(tmp_path))
     assert "chmod" in caught.value.fix[0]
+
+
+def test_windows_hold_twelve_samples_of_a_slow_bus(tmp_path):
+    lay_board(tmp_path, "orin-nano")
+    with Factory().open(context(tmp_path)) as meter:
+        meter.sample_period_s = 0.3
+        assert window_s("quick", meter) == pytest.approx(3.6)

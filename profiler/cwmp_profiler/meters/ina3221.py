@@ -30,7 +30,7 @@ DEFAULT_UPDATE_S: Final = 0.0066
 MAX_RAIL_W: Final = 300.0
 """No Jetson rail carries more; a value beyond is a failed read of the bus."""
 
-LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.05, 0.5, 1 / 200
+LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.05, 0.5, 1 / 100
 """Samples are taken at least this far apart, and so that reading takes at most this share of one processor's time."""
 
 _SKIPPED: Final = re.compile(r"^(nc|n/c)$|sum of shunt", re.IGNORECASE)

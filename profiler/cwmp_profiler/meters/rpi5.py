@@ -25,7 +25,7 @@ from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, M
 COMMAND: Final = ("vcgencmd", "pmic_read_adc")
 TIMEOUT_S: Final = 2.0
 MAX_RAIL_W: Final = 60.0
-LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.1, 1.0, 1 / 200
+LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.1, 1.0, 1 / 100
 """Samples are taken at least this far apart, and so that the command takes at most this share of one processor's time."""
 
 _UNCALIBRATED: Final = (
