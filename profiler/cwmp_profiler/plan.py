@@ -31,8 +31,10 @@ OVERHEAD_S = 0.25
 
 def window_s(preset: str, meter: Meter) -> float:
     """Return the least duration of a window in seconds: the preset's, or longer for a meter that is slow."""
-    periods = [rail.update_period_s * UPDATES_PER_WINDOW[rail.sense] for rail in meter.rails if rail.update_period_s]
-    if meter.sample_period_s and any(rail.sense == "power" for rail in root_rails(meter.rails)):
+    # Rails inside others inform and do not add up: they do not stretch a session.
+    rails = root_rails(meter.rails)
+    periods = [rail.update_period_s * UPDATES_PER_WINDOW[rail.sense] for rail in rails if rail.update_period_s]
+    if meter.sample_period_s and any(rail.sense == "power" for rail in rails):
         periods.append(meter.sample_period_s * SAMPLES_PER_WINDOW)
     return max([WINDOW_S[preset], *periods])
 

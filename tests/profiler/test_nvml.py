@@ -26,6 +26,7 @@ from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
 from cwmp_profiler.meters.nvml import Factory
 from cwmp_profiler.meters.registry import open_meter as open_registered
+from cwmp_profiler.plan import window_s
 from cwmp_profiler.tracker import Tracker
 
 pytestmark = [
@@ -378,3 +379,10 @@ def test_the_loader_finds_the_library_by_its_name(library):
     power, rails = json.loads(done.stdout)
     assert rails == ["gpu-0"]
     assert power == pytest.approx(100.0, rel=0.15)
+
+
+def test_a_sessions_windows_are_sized_by_the_counter_and_not_by_what_it_contains(stub):
+    stub.add_h100()
+    with open_meter(stub, device="cuda") as meter:
+        assert {rail.name for rail in meter.rails if rail.sense == "power"} == {"gpu-0-power", "gpu-0-memory"}
+        assert window_s("quick", meter) == pytest.approx(30 * 0.1)
