@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,10 +77,11 @@ def measure_on(
         CwmpError: If the board cannot be reached, refuses, fails, or the connection is lost; whole windows are kept.
     """
     import cwmp
-    from cwmp_profiler.remote import Board, LineKeeper
+    from cwmp_profiler.remote import Board, LineKeeper, check_host
     from cwmp_profiler.remote_protocol import RemoteError
 
-    first = output or Path(f"cwmp-{host.rpartition('@')[2]}.jsonl")
+    check_host(host)
+    first = output or Path(f"cwmp-{re.sub(r'[^A-Za-z0-9._-]', '_', host.rpartition('@')[2])}.jsonl")
     with ExitStack() as stack:
         keepers: dict[str, LineKeeper] = {}
         held: dict[str, str] = {}

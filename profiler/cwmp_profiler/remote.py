@@ -41,14 +41,23 @@ def remote_words(command: str, arguments: Sequence[str]) -> str:
     return " ".join([*quoted, *(shlex.quote(argument) for argument in arguments)])
 
 
+def check_host(host: str) -> None:
+    """Refuse what ssh would not take for a host.
+
+    Raises:
+        RemoteError: If it is empty, holds white space or begins with a dash (ssh would take it for an option).
+    """
+    if not host or host.startswith("-") or re.search(r"[\s\0]", host):
+        raise RemoteError(f"--host {host!r} is no host; give a name, user@name or an alias of your ssh configuration")
+
+
 def ssh_arguments(host: str, ssh: str, line: str) -> list[str]:
     """Return the argument list of the ssh client.
 
     Raises:
         RemoteError: If the host's name cannot be one, or `ssh` is unbalanced.
     """
-    if not host or host.startswith("-") or re.search(r"[\s\0]", host):
-        raise RemoteError(f"--host {host!r} is no host; give a name, user@name or an alias of your ssh configuration")
+    check_host(host)
     return [*_split(ssh, "--ssh"), *KEEP_ALIVE, "-T", "--", host, line]
 
 
