@@ -27,6 +27,7 @@ VERBS: tuple[str, ...] = (
     "costs",
     "validate",
     "compare",
+    "report",
     "radios",
     "radio_sink",
     "schema",

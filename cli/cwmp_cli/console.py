@@ -6,12 +6,13 @@ Results go to stdout, everything about the way there (progress, warnings, errors
 from __future__ import annotations
 
 import json
-import math
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from cwmp_profiler.prefixes import si as si  # noqa: PLC0414 - verbs take it from here
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of a table.")]
 SysfsRoot = Annotated[
@@ -41,9 +42,6 @@ class Preset(StrEnum):
     full = "full"
 
 
-_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"), (1e-15, "f"))
-
-
 def out() -> Any:
     """Return the rich console on stdout."""
     from rich.console import Console
@@ -66,24 +64,6 @@ def warn(message: str) -> None:
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON on stdout; NaN and infinity are refused (ValueError)."""
     print(json.dumps(data, indent=2, allow_nan=False))
-
-
-def si(value: float | None, unit: str, digits: int = 3) -> str:
-    """Return `value` with an SI prefix: `si(3.2e-11, "J/B")` is `32.0 pJ/B`; None is `-`."""
-    if value is None:
-        return "-"
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g} {unit}"
-    magnitude = abs(value)
-    for factor, prefix in (*((1e9, "G"), (1e6, "M"), (1e3, "k")), *_PREFIXES):
-        if magnitude >= factor * 0.9995:
-            return f"{_significant(value / factor, digits)} {prefix}{unit}"
-    return f"{value:.{digits}g} {unit}"
-
-
-def _significant(value: float, digits: int) -> str:
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:.{decimals}f}"
 
 
 def _escape(text: str) -> str:

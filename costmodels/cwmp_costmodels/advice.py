@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 
 from cwmp_costmodels.diagnostics import Conditioning, lacking
 from cwmp_costmodels.gather import UPDATE, Gathered
+from cwmp_costmodels.plausibility import plausibility_warnings
 from cwmp_costmodels.schema import FitBlock, LackOfFit, Profile
 from cwmp_profiler.provenance import Provenance
 
@@ -128,6 +127,4 @@ def _inflated(conditions: Conditioning) -> list[str]:
 
 
 def _implausible(profile: Profile) -> list[str]:
-    if find_spec("cwmp_costmodels.plausibility") is None:
-        return []
-    return list(import_module("cwmp_costmodels.plausibility").remarks(profile))
+    return plausibility_warnings(profile)

@@ -20,6 +20,7 @@ from cwmp_costmodels.fit_block import Models, fit_block
 from cwmp_costmodels.gather import Gathered, gather
 from cwmp_costmodels.held_out import leave_families_out
 from cwmp_costmodels.layer_fit import fit_layers
+from cwmp_costmodels.residuals import with_residuals
 from cwmp_costmodels.samples import Array, Samples
 from cwmp_costmodels.schema import Coefficient, DeviceBlock, MeasurementsRef, MeterBlock, Profile
 from cwmp_costmodels.static_power import StaticRows, choose_rows
@@ -36,6 +37,8 @@ LEAST_SPARE = 5
 """Windows beyond the number of coefficients below which nothing is left to judge a fit by."""
 
 ATTRIBUTED_REMARK = "the meter estimates energy from time, so joules of work cannot be told from static power"
+
+ASSUMED_REMARK = "the power that the meter assumes, not measured"
 
 
 def fit(
@@ -103,7 +106,8 @@ def fit_sessions(
         radios=radios,
         fit=block.model_copy(update={"measurements": [_reference(session) for session in sessions]}),
     )
-    return advice.complete(profile, found, [*models.rows.warnings(), *remarks], models.conditions)
+    complete = advice.complete(profile, found, [*models.rows.warnings(), *remarks], models.conditions)
+    return with_residuals(complete, sessions)
 
 
 def check_name(name: str) -> str:
@@ -167,7 +171,12 @@ def _check_identified(found: Gathered, conditions: Conditioning) -> None:
 def _coefficients(
     models: Models, names: Sequence[str], *, attributed: bool
 ) -> tuple[dict[str, Coefficient], dict[str, Coefficient]]:
-    energies = {STATIC_POWER: coefficient(float(models.energy.coef[0]), models.energy_draws[:, 0], "W")}
+    static = float(models.energy.coef[0])
+    energies = {
+        STATIC_POWER: Coefficient(value=static, unit="W", status="given", remark=ASSUMED_REMARK)
+        if attributed
+        else coefficient(static, models.energy_draws[:, 0], "W")
+    }
     for index, name in enumerate(names):
         if attributed:
             energies[name] = Coefficient(

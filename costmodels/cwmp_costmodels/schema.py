@@ -139,6 +139,23 @@ class LackOfFit(_Model):
     """Relative standard deviation of repeats about their point."""
 
 
+class Residual(_Model):
+    """One point of the session: what the model says of it."""
+
+    point: str
+    """Workload and parameters."""
+    family: str
+    windows: int = Field(ge=1, strict=True)
+    measured_j: Positive
+    """Mean joules of a window."""
+    predicted_j: NonNegative
+    """Mean joules predicted from the windows' counts, static power over the predicted time included."""
+    flops: NonNegative = 0.0
+    """Floating-point operations of a window."""
+    moved_bytes: NonNegative = 0.0
+    """Bytes that a window moves at any memory level, touched lines included."""
+
+
 class FitBlock(_Model):
     """How good the fit is and what it was made from."""
 
@@ -176,6 +193,8 @@ class FitBlock(_Model):
     """Relative standard deviation of the part of the noise that neighbours in time share; 0 unless it is significant."""
     warnings: list[str] = []
     measurements: list[MeasurementsRef] = []
+    residuals: list[Residual] = []
+    """Every point with work, updates (which the main fit does not see) included."""
 
 
 class MeasurementsRef(_Model):
