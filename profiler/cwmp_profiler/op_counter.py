@@ -18,7 +18,15 @@ from torch.utils.flop_counter import flop_registry
 from cwmp_profiler.counts import Counts, add
 from cwmp_profiler.device_info import DeviceInfo
 
-_NO_WORK = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
+_NO_WORK = {
+    f"aten::{name}"
+    for name in (
+        "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "detach_", "alias", "_unsafe_view",
+        "lift_fresh",
+    )
+}  # fmt: skip
+"""Operators that allocate or rename and move nothing, beside those that torch itself calls views."""
+
 _SCATTERS = {"aten::index_add_", "aten::index_copy_", "aten::index_put_", "aten::scatter_", "aten::scatter_add_"}
 _GATHERS = {"aten::index_select", "aten::gather", "aten::index"}
 
@@ -52,7 +60,7 @@ class OpCounter(TorchDispatchMode):
         del types
         result = func(*args, **(kwargs or {}))
         name = func._schema.name  # noqa: SLF001 - the public name of an overload carries the overload's suffix
-        if not func.is_view and name not in _NO_WORK and name != "aten::detach":
+        if not func.is_view and name not in _NO_WORK:
             self._count(func, name, args, kwargs or {}, result)
         return result
 
