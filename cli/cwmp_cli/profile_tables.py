@@ -49,13 +49,14 @@ def coefficient_table(title: str, coefficients: Mapping[str, Coefficient]) -> An
     from rich.text import Text
 
     notes = {name: found.citation or found.remark or "" for name, found in coefficients.items()}
-    one_note = len(set(notes.values())) == 1 and len(notes) > 1
+    distinct = dict.fromkeys(note for note in notes.values() if note)
+    shared = [note for note in distinct if list(notes.values()).count(note) > len(notes) / 2]
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in ("value", "+-", "percent"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    show_notes = any(notes.values()) and not one_note
+    show_notes = bool(distinct) and not shared
     if show_notes:
         table.add_column("source", overflow="fold")
     for name, found in coefficients.items():
@@ -69,8 +70,10 @@ def coefficient_table(title: str, coefficients: Mapping[str, Coefficient]) -> An
             Text(found.status, style=STATUS_STYLE.get(found.status, "")),
         ]
         table.add_row(*row, *([notes[name]] if show_notes else []))
-    if one_note and any(notes.values()):
-        table.caption, table.caption_justify = next(iter(notes.values())), "left"
+    if shared:
+        lines = [f"{', '.join(name for name, text in notes.items() if text == note)}: {note}" for note in distinct]
+        lines[list(distinct).index(shared[0])] = shared[0]
+        table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
 
 
@@ -187,7 +190,8 @@ def print_profile(console: Any, profile: Profile) -> None:
         console.print(layer_table(profile))
     if profile.radios:
         console.print()
-        console.print(Text(f"radios: {', '.join(sorted(profile.radios))}"))
+        for line in radio_lines(profile):
+            console.print(Text(line))
     if profile.fit is not None:
         console.print()
         table = Table(
@@ -205,6 +209,16 @@ def print_profile(console: Any, profile: Profile) -> None:
     console.print(Text(validation_line(profile)))
     for warning in warnings_of(profile):
         console.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def radio_lines(profile: Profile) -> Iterator[str]:
+    """Yield one line per radio: marginal joules per bit at its own rate and fixed joules per burst, apart."""
+    from cwmp_costmodels.radio import profile_radio
+
+    for name in sorted(profile.radios):
+        radio = profile_radio(profile, name)
+        up, down = (si(radio.marginal_j_per_bit(way), "J/bit") for way in ("up", "down"))
+        yield f"radio {name} ({radio.provenance}): up {up}, down {down}, {si(radio.burst_j('up'), 'J')} per burst"
 
 
 def warnings_of(profile: Profile) -> list[str]:

@@ -56,10 +56,14 @@ def fit_block(
 ) -> FitBlock:
     """Return the statistics of a fit to the windows `used`, without warnings and sources."""
     active = found.main.take(found.main.active)
-    energy_lack, time_lack = lack_of_fit(models.energy.spread), lack_of_fit(models.time.spread)
+    energy_lack = None if attributed else lack_of_fit(models.energy.spread)
+    time_lack = lack_of_fit(models.time.spread)
     noise = repeat_spread(found.main)
-    correlations = [order_correlation(models.energy, used.order), order_correlation(models.time, active.order)]
-    spreads = (models.energy.spread.noise, models.time.spread.noise)
+    correlations = [order_correlation(models.time, active.order)]
+    spreads = [models.time.spread.noise]
+    if not attributed:
+        correlations.append(order_correlation(models.energy, used.order))
+        spreads.append(models.energy.spread.noise)
     drifts = [
         spread * max(value, 0.0) ** 0.5 if sigmas > DRIFT_SIGMAS else 0.0
         for (value, sigmas), spread in zip(correlations, spreads, strict=True)

@@ -65,7 +65,7 @@ def plot_fit(profile: Profile, windows: Sequence[Window], path: str | os.PathLik
     left, middle, right = figure.subplots(1, 3)
     shown = [window for window, _ in found]
     joules = np.array([pair[0] for _, pair in found])
-    _predicted(left, shown, joules)
+    _predicted(left, shown, joules, str(profile.provenance))
     _residuals(middle, shown, joules)
     _roofline(right, profile, shown)
     verdict = f", fit {profile.fit.verdict}" if profile.fit is not None and profile.fit.verdict else ""
@@ -102,15 +102,13 @@ def _label(family: str) -> str:
     return "update (not fitted)" if family == "update" else family
 
 
-def _predicted(axes: Axes, windows: Sequence[Window], joules: Any) -> None:
+def _predicted(axes: Axes, windows: Sequence[Window], joules: Any, provenance: str) -> None:
     measured = np.array([window.energy_j for window in windows])
     ends = [min(measured.min(), joules.min()) * 0.8, max(measured.max(), joules.max()) * 1.25]
     axes.plot(ends, ends, color="black", linewidth=1, label="1:1")
     for family, mask in _families(windows):
         axes.plot(measured[mask], joules[mask], label=_label(family), **_style(family))
-    axes.set(
-        xscale="log", yscale="log", xlabel="read from the meter (J per window)", ylabel="predicted from counts (J)"
-    )
+    axes.set(xscale="log", yscale="log", xlabel=f"{provenance} (J per window)", ylabel="predicted from counts (J)")
     axes.set_title("Energy of each window")
     axes.legend(fontsize=8)
 
@@ -121,7 +119,7 @@ def _residuals(axes: Axes, windows: Sequence[Window], joules: Any) -> None:
     axes.axhline(0, color="black", linewidth=1)
     for family, mask in _families(windows):
         axes.plot(order[mask], error[mask], **_style(family))
-    axes.set(xlabel="window, in the order measured", ylabel="predicted - read (% of read)")
+    axes.set(xlabel="window, in the order measured", ylabel="predicted over meter - 1 (%)")
     axes.set_title("Residuals over the session")
 
 
@@ -145,7 +143,7 @@ def _roofline(axes: Axes, profile: Profile, windows: Sequence[Window]) -> None:
                 linestyle="none",
                 markersize=4,
                 alpha=0.6,
-                label=f"read, {kind}",
+                label=f"meter, {kind}",
             )
     if not intensities:
         return

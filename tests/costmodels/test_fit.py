@@ -175,6 +175,9 @@ def test_an_estimating_meter_gives_attributed_costs_only(board, tmp_path):
     assert profile.provenance == "estimated"
     assert profile.fit.static == "attributed"
     assert profile.coefficients["static_power"].value == pytest.approx(15.0)
+    assert profile.coefficients["static_power"].status == "given"
+    assert profile.fit.energy_lack is None
+    assert profile.fit.verdict == "good"
     for name, coefficient in profile.coefficients.items():
         if name != "static_power":
             assert (coefficient.value, coefficient.low, coefficient.status) == (0.0, None, "not identified")
@@ -261,3 +264,23 @@ def test_a_window_without_any_energy_is_left_out_and_counted(board):
     silent = board.windows[5].model_copy(update={"energy_j": 0.0})
     found = replace(board, windows=(*board.windows[:5], silent, *board.windows[6:]))
     assert fit_sessions([found]).fit.left_out["no energy read"] == 1
+
+
+def test_radio_windows_give_a_radio_and_leave_the_main_fit_alone(truth, tmp_path):
+    from cwmp_costmodels.radio import profile_radio
+    from cwmp_costmodels.truth import physics_of
+    from cwmp_profiler.devices.simulated import SimulatedDevice
+    from cwmp_profiler.plan import make_plan
+    from cwmp_profiler.session import Session
+    from cwmp_profiler.workloads.radio import radio_points
+
+    known = truth()
+    device = SimulatedDevice(physics_of(known), seed=6)
+    plan = make_plan(device.info, device.meter, preset="standard", extra=radio_points("simulated", preset="standard"))
+    profile = fit_sessions([Session(device, device.meter, plan).measure(tmp_path / "radio.jsonl")])
+    found, true = profile_radio(profile, "radio-tcp"), profile_radio(known)
+    assert found.up.power_w == pytest.approx(true.up.power_w, rel=0.1)
+    assert found.provenance == "simulated"
+    assert not {"tx_bit", "rx_bit", "tail_s"} & set(profile.coefficients)
+    assert profile.fit.verdict == "good"
+    assert profile.coefficients["dram_line"].value == pytest.approx(4.2e-8, rel=0.1)
