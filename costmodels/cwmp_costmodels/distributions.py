@@ -1,9 +1,10 @@
-"""Symmetric distributions of gradient entries: tail probability and truncated second moment, in closed form.
+"""Symmetric distributions of gradient entries: tail probability and truncated moments, in closed form.
 
 For z of unit variance and a threshold t >= 0,
 
-    tail(t)  = P(|z| >= t)             the share of entries kept
-    value(t) = E[z^2 ; |z| >= t]       the share of the squared norm kept
+    tail(t)      = P(|z| >= t)         the share of entries kept
+    magnitude(t) = E[|z| ; |z| >= t]   their part of the absolute norm, per entry
+    value(t)     = E[z^2 ; |z| >= t]   the share of the squared norm kept
 
 Derivations are in docs/theory.md. Only the distribution's form matters: scales are the tensors' own.
 """
@@ -64,6 +65,21 @@ class Distribution:
         if self.family == "generalized-gaussian":
             return _array(special.gammaincc(1 / shape, x**shape))
         return _array(special.betainc(shape / 2, 0.5, shape / (shape + x * x)))
+
+    def magnitude(self, threshold: Array) -> Array:
+        """Return E[|z|; |z| >= t]."""
+        x, shape = self._natural(threshold), self.shape or 0.0
+        if self.family == "gaussian":
+            return _array(np.sqrt(2 / np.pi) * np.exp(-x * x / 2))
+        if self.family == "laplace":
+            return _array(np.exp(-x) * (x + 1) / self._deviation())
+        if self.family == "generalized-gaussian":
+            mean = np.exp(special.gammaln(2 / shape) - special.gammaln(1 / shape))
+            return _array(mean * special.gammaincc(2 / shape, x**shape) / self._deviation())
+        # The density at x, times (nu + x^2)/(nu - 1) on each side.
+        log_peak = special.gammaln((shape + 1) / 2) - special.gammaln(shape / 2) - np.log(shape * np.pi) / 2
+        mean = 2 * np.exp(log_peak) * shape / (shape - 1)
+        return _array(mean * (1 + x * x / shape) ** ((1 - shape) / 2) / self._deviation())
 
     def value(self, threshold: Array) -> Array:
         """Return E[z^2; |z| >= t], which is 1 at t = 0."""

@@ -96,7 +96,7 @@ def expected_gain(
     budget_fraction: float | None = None,
     budget_j: float | None = None,
     k: float | None = None,
-    distribution: str | Distribution = "laplace",
+    distribution: str | Distribution | Mapping[str, Distribution] = "laplace",
     shape: float | None = None,
     scales: Mapping[str, float] | None = None,
     gradients: Mapping[str, torch.Tensor] | None = None,
@@ -110,7 +110,8 @@ def expected_gain(
         budget_fraction: Budget as a share of the dense joules; exactly one of the three budgets is given.
         budget_j: Budget in joules.
         k: Budget as what Top-K spends on k entries.
-        distribution: Of the gradient entries: `gaussian`, `laplace`, `generalized-gaussian:BETA`, `student-t:NU`.
+        distribution: Of the gradient entries: `gaussian`, `laplace`, `generalized-gaussian:BETA`, `student-t:NU`; or
+            one `Distribution` a tensor by parameter name.
         shape: The same shape as a number.
         scales: Root mean square of each tensor's entries; None takes one scale for all.
         gradients: A gradient at hand by parameter name; it replaces the distribution.
@@ -122,7 +123,8 @@ def expected_gain(
     """
     if rule not in ("cwmp", "cwmp-l1"):
         raise ScenarioError(f"no rule {rule!r} to compare with Top-K; give 'cwmp' or 'cwmp-l1'")
-    population = population_of(costs, distribution_of(distribution, shape), scales, gradients)
+    kinds = distribution_of(distribution, shape) if isinstance(distribution, str | Distribution) else distribution
+    population = population_of(costs, kinds, scales, gradients)
     solver = Solver(costs, population)
     budget = _budget_j(solver, budget_fraction, budget_j, k)
     top_k, cwmp = solver.within(budget, "top-k"), solver.within(budget, rule)

@@ -6,7 +6,7 @@ The same question is answered in expectation for a distribution and by counting 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,24 @@ FAR = 1e30
 """A threshold in deviations that nothing passes, yet whose square is a number."""
 
 
+class Above(NamedTuple):
+    """What passes a threshold, per tensor.
+
+    Attributes:
+        kept: Entries.
+        magnitude: Sum of their magnitudes.
+        value: Sum of their squares.
+    """
+
+    kept: Array
+    magnitude: Array
+    value: Array
+
+    def of(self, chosen: Array) -> Above:
+        """Return what passes in the chosen tensors (1 or 0 each)."""
+        return Above(self.kept * chosen, self.magnitude * chosen, self.value * chosen)
+
+
 class Population(Protocol):
     """Entries of several tensors.
 
@@ -36,8 +54,8 @@ class Population(Protocol):
     scales: Array
     title: str
 
-    def above(self, thresholds: Array) -> tuple[Array, Array]:
-        """Return entries with magnitude at or above each tensor's threshold, and the sum of their squares."""
+    def above(self, thresholds: Array) -> Above:
+        """Return what has a magnitude at or above each tensor's threshold."""
         ...
 
     def touched(self, kept: Array) -> Array:
@@ -46,23 +64,35 @@ class Population(Protocol):
 
 
 class Drawn:
-    """Independent entries from one distribution, scaled per tensor."""
+    """Independent entries, scaled per tensor."""
 
-    def __init__(self, distribution: Distribution, sizes: Sequence[int], scales: Sequence[float] | None = None) -> None:
-        """Take `scales` as root mean squares; None takes 1 for every tensor."""
-        self.distribution = distribution
+    def __init__(
+        self,
+        distributions: Distribution | Sequence[Distribution],
+        sizes: Sequence[int],
+        scales: Sequence[float] | None = None,
+    ) -> None:
+        """Take one distribution for all tensors or one for each, and `scales` as root mean squares (None: all 1)."""
         self.sizes = np.asarray(sizes, dtype=np.float64)
         self.scales = np.ones_like(self.sizes) if scales is None else np.asarray(scales, dtype=np.float64)
         if self.scales.shape != self.sizes.shape or not (np.isfinite(self.scales) & (self.scales >= 0)).all():
             raise ScenarioError("scales are finite root mean squares from 0, one a tensor")
-        self.title = f"{distribution} entries" + (" of one scale" if scales is None else ", scaled per tensor")
+        each = [distributions] * len(sizes) if isinstance(distributions, Distribution) else list(distributions)
+        groups = {kind: np.array([other == kind for other in each]) for kind in dict.fromkeys(each)}
+        self._groups = tuple(groups.items())
+        kinds = str(each[0]) if len(groups) == 1 else f"{each[0].family} and other"
+        self.title = f"{kinds} entries" + (" of one scale" if scales is None else ", scaled per tensor")
 
-    def above(self, thresholds: Array) -> tuple[Array, Array]:
+    def above(self, thresholds: Array) -> Above:
         """See `Population`."""
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(self.scales > 0, thresholds / self.scales, np.where(thresholds > 0, FAR, 0.0))
         t = np.minimum(t, FAR)
-        return self.sizes * self.distribution.tail(t), self.sizes * self.scales**2 * self.distribution.value(t)
+        tail, magnitude, value = np.empty_like(t), np.empty_like(t), np.empty_like(t)
+        for kind, own in self._groups:
+            tail[own], magnitude[own], value[own] = kind.tail(t[own]), kind.magnitude(t[own]), kind.value(t[own])
+        n, s = self.sizes, self.scales
+        return Above(n * tail, n * s * magnitude, n * s * s * value)
 
     def touched(self, kept: Array) -> Array:
         """See `Population`; kept entries are rare and independent, so their number is Poisson."""
@@ -75,31 +105,36 @@ class Observed:
     def __init__(self, gradients: Sequence[torch.Tensor], names: Sequence[str]) -> None:
         """Sort magnitudes once. Raises ScenarioError where an entry is not finite; `names` are for that message."""
         self._ascending: list[Array] = []
-        self._value_above: list[Array] = []
+        self._sums: list[tuple[Array, Array]] = []
         for name, gradient in zip(names, gradients, strict=True):
             magnitudes = np.sort(np.abs(gradient.detach().double().cpu().numpy().reshape(-1)))
             if magnitudes.size and not np.isfinite(magnitudes[-1]):
                 raise ScenarioError(f"gradient {name} has entries that are not finite")
             self._ascending.append(magnitudes)
-            self._value_above.append(np.append(np.cumsum(magnitudes[::-1] ** 2)[::-1], 0.0))
+            self._sums.append((_sum_above(magnitudes), _sum_above(magnitudes**2)))
         self.sizes = np.array([float(x.size) for x in self._ascending])
-        self.scales = np.sqrt([float(v[0]) / x.size for v, x in zip(self._value_above, self._ascending, strict=True)])
+        self.scales = np.sqrt(np.array([float(squares[0]) for _, squares in self._sums]) / self.sizes)
         self.title = "the gradient given"
 
-    def above(self, thresholds: Array) -> tuple[Array, Array]:
+    def above(self, thresholds: Array) -> Above:
         """See `Population`."""
         first = [int(np.searchsorted(x, t, side="left")) for x, t in zip(self._ascending, thresholds, strict=True)]
-        values = [float(v[i]) for v, i in zip(self._value_above, first, strict=True)]
-        return self.sizes - np.array(first, dtype=np.float64), np.array(values)
+        sums = np.array([(a[i], b[i]) for (a, b), i in zip(self._sums, first, strict=True)])
+        return Above(self.sizes - np.array(first, dtype=np.float64), sums[:, 0], sums[:, 1])
 
     def touched(self, kept: Array) -> Array:
         """See `Population`: 0 or 1, for the entries are known."""
         return np.asarray(kept > 0, dtype=np.float64)
 
 
+def _sum_above(ascending: Array) -> Array:
+    """Return the sum of everything from each place on, and 0 behind the last."""
+    return np.append(np.cumsum(ascending[::-1])[::-1], 0.0)
+
+
 def population_of(
     costs: LayerCosts,
-    distribution: Distribution,
+    distribution: Distribution | Mapping[str, Distribution],
     scales: Mapping[str, float] | None,
     gradients: Mapping[str, torch.Tensor] | None,
 ) -> Population:
@@ -109,13 +144,16 @@ def population_of(
         ScenarioError: If scales or gradients lack a tensor, or a gradient has another number of entries.
     """
     names = costs.names()
-    for what, given in (("scales", scales), ("gradients", gradients)):
+    kinds = None if isinstance(distribution, Distribution) else distribution
+    for what, given in (("distributions", kinds), ("scales", scales), ("gradients", gradients)):
         missing = [name for name in names if given is not None and name not in given]
         if missing:
             raise ScenarioError(f"{what} lack {missing[0]}; give every parameter that has a cost")
     if gradients is None:
         return Drawn(
-            distribution, [costs.numel(n) for n in names], None if scales is None else [scales[n] for n in names]
+            distribution if isinstance(distribution, Distribution) else [distribution[name] for name in names],
+            [costs.numel(name) for name in names],
+            None if scales is None else [scales[name] for name in names],
         )
     for name in names:
         if gradients[name].numel() != costs.numel(name):
