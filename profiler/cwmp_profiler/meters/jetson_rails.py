@@ -1,8 +1,9 @@
 """What the supply rails of each Jetson board feed, and which rail already contains which.
 
 The labels are the board maker's; several mislead. `VIN_SYS_5V0` of an AGX Orin looks like the board's input and is only its
-5 V supply; `VDDQ_VDD2_1V8AO` (memory) is fed from it, so adding both counts memory twice. Sources: NVIDIA Jetson Linux
-Developer Guide, chapters on platform power and performance of each board (software-based power consumption modelling).
+5 V supply; `VDDQ_VDD2_1V8AO` (memory) is counted inside it, so adding both would count memory twice. The labels are those that
+the boards' kernels export; their meanings and containment are gathered from public projects and forum answers that cite
+NVIDIA's developer guide, and were not checked against the guide or on the boards.
 """
 
 from __future__ import annotations
