@@ -134,9 +134,7 @@ def _collect(
     for place, (key, weight, cost) in enumerate(zip(keys, weights, costs, strict=True)):
         for start in range(0, key.numel(), candidates.CHUNK):
             part = slice(start, start + candidates.CHUNK)
-            score = (
-                key[part].to(torch.float64).abs_().mul_(weight[part] if isinstance(weight, torch.Tensor) else weight)
-            )
+            score = key[part].abs().to(torch.float64).mul_(weight[part] if isinstance(weight, torch.Tensor) else weight)
             wanted = (
                 (score >= max(low, 5e-324)).logical_and_(score < high) if high < math.inf else score >= max(low, 5e-324)
             )
