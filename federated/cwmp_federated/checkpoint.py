@@ -86,6 +86,12 @@ class RunStore:
         """
         return RunConfig.from_json(self.read(RUN)["config"])
 
+    def extend(self, config: RunConfig, rounds: int) -> RunConfig:
+        """Return and write down the run with more rounds."""
+        longer = config.with_changes(rounds=rounds)
+        self.write(RUN, {**self.read(RUN), "config": longer.to_json()})
+        return longer
+
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run (FederatedError)."""
         path = self.folder / name

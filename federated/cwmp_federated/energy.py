@@ -1,7 +1,7 @@
 """What a client's round costs by its device profile: the budget's currency, and the entries of the ledger.
 
 Budgets are about what selection can change: writing and sending the kept entries. Fixed joules (operator calls, promotion and
-tail of the radio, message envelopes) are paid whatever is selected; they stand beside it in the ledger and are in no budget.
+tail of the radio, the payload's header and the message's envelope) are paid whatever is selected; they stand beside it in the ledger and are in no budget.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from cwmp_costmodels.profile import load_profile
 from cwmp_costmodels.radio import Planned, Radio, load_radio, schedule_energy
 from cwmp_costmodels.scenario import Scenario
 from cwmp_federated.config import RunConfig
+from cwmp_federated.learning import parameter_shapes
 from cwmp_profiler.counts import Counts, Optimizer, add, dense_update, scale, stream
 from cwmp_profiler.provenance import Provenance
+from cwmp_selector.update import SparseUpdate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ class ClientEnergy:
         self.costs = self.layer_costs(1)
         self.provenance: Provenance = self.costs.provenance
         self._prices = Prices(self.profile, self.costs.static)
+        self._frame_bits = empty_update(parameter_shapes(model)).payload_bits
         self._flops_per_image = training_flops(model, images) / len(images)
 
     @property
@@ -164,7 +167,7 @@ class ClientEnergy:
             ProfileError: If the profile lacks a coefficient that the work needs.
         """
         costs = self.layer_costs(work.steps)
-        update = costs.parts_j(work.kept, payload_bits=8.0 * work.payload_bytes if self.radio else 0.0)
+        update = costs.parts_j(work.kept, payload_bits=self.budgeted_bits(8.0 * work.payload_bytes))
         fixed_of_update = update.pop("fixed") - (self.costs.burst_j() if any(work.kept.values()) else 0.0)
         training = self._prices.joules(self._training_counts(work))
         up_j, down_j, radio_fixed_j = self._radio_joules(work)
@@ -176,6 +179,10 @@ class ClientEnergy:
             "fixed": max(fixed_of_update, 0.0) + training["launch"] + max(up_j - update["uplink"], 0.0) + radio_fixed_j,
             "update": math.fsum(update.values()),
         }
+
+    def budgeted_bits(self, payload_bits: float) -> float:
+        """Return the bits of a payload that its entries cause: all but its header, which is fixed; 0 without a radio."""
+        return max(payload_bits - self._frame_bits, 0.0) if self.radio else 0.0
 
     def _training_counts(self, work: Work) -> Counts:
         """Forward and backward arithmetic, the local optimiser's dense steps, and writing the model that was received.
@@ -209,6 +216,16 @@ class ClientEnergy:
         if any(amount and name not in times for name, amount in counts.items()):
             return None
         return math.fsum(amount * times[name].value for name, amount in counts.items() if amount)
+
+
+def empty_update(shapes: Mapping[str, tuple[int, ...]]) -> SparseUpdate:
+    """Return an update that keeps nothing."""
+    return SparseUpdate(
+        indices={name: torch.zeros(0, dtype=torch.int64) for name in shapes},
+        values={name: torch.zeros(0) for name in shapes},
+        shapes=dict(shapes),
+        value_formats=dict.fromkeys(shapes, "float32"),
+    )
 
 
 def training_flops(model: nn.Module, images: torch.Tensor) -> int:
