@@ -29,7 +29,14 @@ MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
 MIN_WATCH_S = 2.0
 """Shortest time between reads that only watch for a stall."""
 
-DEFAULT_SAMPLE_S = 0.05
+DEFAULT_SAMPLE_S = 0.1
+
+WAKE_S = 2e-4
+"""Processor time that waking the sampler may cost beside the read itself (measured on a loaded virtual machine: half of it)."""
+
+SAMPLING_SHARE, MAX_AFFORDABLE_S = 7e-4, 0.5
+"""Share of a window that sampling may cost, and the longest time between samples that this may lead to."""
+
 DEFAULT_UPDATE_S = 0.02
 """Update period assumed of a counter whose own is unknown."""
 
@@ -110,7 +117,7 @@ class Tracker:
     Attributes:
         meter: An open meter.
         sample_period_s: Time between samples of power rails; None takes what the meter asks for, else half the fastest rail's
-            update period.
+            update period, or more where reading so often would cost more than SAMPLING_SHARE of the window.
         on_sample: Called with each reading (for recording); errors in it end the window.
     """
 
@@ -205,7 +212,8 @@ class Tracker:
         for rail in self.meter.rails:
             if rail.sense == "power":
                 nominal = rail.update_period_s / 2 if rail.update_period_s else DEFAULT_SAMPLE_S
-                periods.append(self.sample_period_s or self.meter.sample_period_s or nominal)
+                asked = self.sample_period_s or self.meter.sample_period_s
+                periods.append(asked or max(nominal, self._affordable_s()))
                 continue
             if not rail.may_idle:
                 periods.append(max(_stall_s(rail), MIN_WATCH_S))
@@ -213,6 +221,10 @@ class Tracker:
                 wrap_s = rail.wrap_ticks * _unit(rail) / _max_power_w(rail)
                 periods.append(min(max(wrap_s / 2.5, MIN_GUARD_S), MAX_GUARD_S))
         return min(periods) if periods else None
+
+    def _affordable_s(self) -> float:
+        mean_read_s = self._read_s / self._reads if self._reads else 0.0
+        return min((mean_read_s + WAKE_S) / SAMPLING_SHARE, MAX_AFFORDABLE_S)
 
     def _read(self) -> Reading:
         before = self.meter.clock.now()

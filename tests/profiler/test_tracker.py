@@ -142,8 +142,19 @@ def test_power_is_integrated_by_trapezoid_over_its_own_time_stamps():
 
 
 def test_power_is_sampled_twice_per_update_of_the_fastest_sensor():
-    meter = Scripted(sensor(update_period_s=0.1), sensor("b", update_period_s=1.0), vdd=lambda t: 1.0, b=lambda t: 1.0)
-    assert Tracker(meter).period_s() == pytest.approx(0.05)
+    meter = Scripted(sensor(update_period_s=1.0), sensor("b", update_period_s=3.0), vdd=lambda t: 1.0, b=lambda t: 1.0)
+    assert Tracker(meter).period_s() == pytest.approx(0.5)
+
+
+def test_sampling_costs_at_most_a_thousandth_of_the_window_unless_more_is_asked_for():
+    """A read of 0.1 ms and waking up for it, 0.2 ms, are worth 0.43 s; nobody waits longer than half a second."""
+    meter = Scripted(sensor(update_period_s=0.02), read_s=1e-4, vdd=lambda t: 1.0)
+    tracker = Tracker(meter)
+    tracker.start()
+    assert tracker.period_s() == pytest.approx(3e-4 / 7e-4)
+    tracker.abandon()
+    assert Tracker(meter, sample_period_s=0.01).period_s() == 0.01
+    assert window(Scripted(sensor(), read_s=0.2, vdd=lambda t: 1.0), 4.0).longest_gap_s == pytest.approx(0.5, abs=0.21)
 
 
 def test_slow_reads_delay_samples_and_their_cost_is_recorded():
@@ -185,7 +196,7 @@ def test_a_rail_that_vanishes_from_the_readings_is_refused():
 
 def test_an_error_in_the_sampler_ends_the_window_with_that_error_and_the_tracker_can_start_again():
     def failing(t):
-        if 0.4 < t < 0.6:
+        if 0.3 < t < 0.9:
             raise MeterError("sensor unplugged at 0.5 s")
         return 1.0
 
