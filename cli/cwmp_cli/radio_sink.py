@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ def radio_sink(
         float, typer.Option("--max-mb", min=0.001, max=1e6, help="Largest payload of one transfer, in megabytes.")
     ] = 1000.0,
 ) -> None:
-    """Receive (and send back on request) the bytes of radio measurements until Ctrl-C.
+    """Receive (and send back on request) the bytes of radio measurements until Ctrl-C or SIGTERM.
 
     Start it on a machine that the device reaches over the link to be measured. Nothing received is kept; clients that send
     anything else than radio measurements are closed and named.
@@ -49,6 +50,7 @@ def radio_sink(
     )
     err().print(f"listening on {host} port {sink.port} ({' and '.join(protocols)}); Ctrl-C ends")
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         sink.serve()
     except KeyboardInterrupt:
         pass

@@ -29,8 +29,8 @@ def start(*options):
     return process, int(found[1]), line
 
 
-def stop(process):
-    process.send_signal(signal.SIGINT)
+def stop(process, how=signal.SIGINT):
+    process.send_signal(how)
     out, err = process.communicate(timeout=20)
     return process.returncode, out, err
 
@@ -59,7 +59,7 @@ def test_a_limit_on_the_size_is_told_to_the_sender():
     process, port, line = start("--max-mb", "0.001", "--no-udp")
     with RadioLink(f"127.0.0.1:{port}") as link, pytest.raises(Exception, match="larger --max-mb"):
         link.send(1001)
-    status, _, err = stop(process)
+    status, _, err = stop(process, signal.SIGTERM)
     assert status == 0
     assert "(tcp)" in line
     assert "refused tcp" in err

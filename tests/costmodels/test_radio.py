@@ -158,6 +158,7 @@ def test_a_user_adds_a_radio_as_a_file(tmp_path):
     data = {
         "name": "my-modem", "model": "throughput", "title": "bench", "provenance": "measured", "source": "my bench",
         "up": {"slope_j_per_bit": 1e-7, "power_w": 0.5, "default_rate_bps": 1e6}, "tail": [{"power_w": 0.2, "duration_s": 3}],
+        "promotion": [],
     }  # fmt: skip
     path = tmp_path / "modem.json"
     path.write_text(json.dumps(data))
@@ -357,7 +358,16 @@ def test_core_network_halves_every_two_years():
     assert core_network_j(1e9, year=2025) == pytest.approx(0.06 * 3.6e6 / 32)
 
 
-def test_a_radio_survives_json():
+@pytest.mark.parametrize("leave_out_nulls", [False, True])
+def test_a_radio_survives_json(leave_out_nulls):
+    """What is left out of a file is unknown, never none: nulls may be dropped."""
     for name in radio_names():
         radio = load_radio(name)
-        assert parse_radio(json.loads(radio.model_dump_json())) == radio
+        assert parse_radio(json.loads(radio.model_dump_json(exclude_none=leave_out_nulls))) == radio
+
+
+def test_a_tail_that_a_file_does_not_mention_is_unknown():
+    data = json.loads(load_radio("wifi-ns3").model_dump_json())
+    del data["tail"]
+    with pytest.warns(RadioWarning, match="the tail of wifi-ns3 is not known"):
+        parse_radio(data).burst_j()

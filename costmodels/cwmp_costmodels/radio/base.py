@@ -128,10 +128,10 @@ class Radio(Part):
     """95% intervals of fitted numbers, by field (`up.slope_j_per_bit`) or quantity (`burst_j`)."""
     overhead_j: NonNegative = 0.0
     """Joules of every burst, even of one that finds the radio awake."""
-    promotion: tuple[Phase, ...] | None = ()
-    """Phases that wake the radio; null where the source does not say."""
-    tail: tuple[Phase, ...] | None = ()
-    """Phases after the last bit; null where the source does not say."""
+    promotion: tuple[Phase, ...] | None = None
+    """Phases that wake the radio; empty for none, null where the source does not say."""
+    tail: tuple[Phase, ...] | None = None
+    """Phases after the last bit; empty for none, null where the source does not say."""
     idle_w: NonNegative | None = None
     """Power of waiting for the other side with the radio on; null where the source does not say."""
 
