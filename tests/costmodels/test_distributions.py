@@ -38,6 +38,7 @@ def test_tail_and_truncated_moment_are_the_integrals(kind, threshold):
         return integrate.quad(mapped, 0, 1, limit=500)[0]
 
     assert float(kind.tail(threshold)) == pytest.approx(integral(0), rel=1e-6)
+    assert float(kind.magnitude(threshold)) == pytest.approx(integral(1), rel=1e-6)
     assert float(kind.value(threshold)) == pytest.approx(integral(2), rel=1e-4 if kind.shape == 2.5 else 1e-6)
 
 
@@ -57,6 +58,7 @@ def test_special_cases_meet():
     for family, beta in (("gaussian", 2.0), ("laplace", 1.0)):
         plain, general = Distribution(family), Distribution("generalized-gaussian", beta)
         assert general.tail(t) == pytest.approx(plain.tail(t), rel=1e-10)
+        assert general.magnitude(t) == pytest.approx(plain.magnitude(t), rel=1e-10)
         assert general.value(t) == pytest.approx(plain.value(t), rel=1e-10)
     assert Distribution("student-t", 1e6).value(t) == pytest.approx(Distribution("gaussian").value(t), rel=1e-3)
 

@@ -220,6 +220,49 @@ def test_verdict_tells_fixed_costs_from_ranking():
     assert "not worth their operator calls" in gain.verdict
 
 
+def test_each_tensor_may_have_its_own_distribution():
+    """Monte Carlo of a Gaussian tensor beside a heavy-tailed one of twice its scale."""
+    costs = flat_costs(10.0)
+    kinds = [Distribution("gaussian"), Distribution("generalized-gaussian", 0.5)]
+    named, scales = dict(zip(costs.names(), kinds, strict=True)), dict(zip(costs.names(), (1.0, 2.0), strict=True))
+    gain = expected_gain(costs, budget_fraction=0.05, distribution=named, scales=scales)
+    generator = np.random.default_rng(17)
+    runs = [
+        {n: torch.from_numpy(scales[n] * named[n].sample(costs.numel(n), generator)) for n in costs.names()}
+        for _ in range(4)
+    ]
+    ratio = np.mean(
+        [greedy(run, costs, gain.budget_j, 0.5)[1] / greedy(run, costs, gain.budget_j, 0.0)[1] for run in runs]
+    )
+    assert gain.retained_ratio == pytest.approx(ratio, rel=0.03)
+    with pytest.raises(ScenarioError, match=r"distributions lack 1\.weight"):
+        expected_gain(costs, budget_fraction=0.05, distribution={"0.weight": kinds[0]})
+
+
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1"])
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.6])
+def test_fixed_costs_are_spent_nearly_as_well_as_the_best_set_of_tensors(rule, fraction):
+    """Brute force over all 2^5 sets of open tensors, each filled by its own greedy."""
+    shapes = ((40, 25), (50, 10), (10, 10), (20, 5), (4, 4))
+    costs = flat_costs(5.0, launch=3e-7, sizes=shapes)
+    generator = np.random.default_rng(3)
+    g = {n: torch.from_numpy(generator.laplace(size=costs.numel(n)) * (1 + i)) for i, n in enumerate(costs.names())}
+    solver = Solver(costs, Observed([g[n] for n in costs.names()], costs.names()))
+    budget, best = fraction * costs.dense_j(), 0.0
+    flat = {n: np.sort(np.abs(g[n].numpy()))[::-1] for n in costs.names()}
+    power = 2 if rule == "cwmp" else 1
+    for opened in itertools.chain.from_iterable(itertools.combinations(costs.names(), size) for size in range(1, 6)):
+        left = budget - sum(costs.fixed_j(n) for n in opened)
+        c = np.concatenate([np.full(costs.numel(n), costs.entry_j(n, 0.5)) for n in opened])
+        v = np.concatenate([flat[n] for n in opened]) ** power
+        order = np.argsort(-v / c)
+        best = max(best, v[order][np.cumsum(c[order]) <= left].sum())
+    got = solver.within(budget, rule)
+    assert got.energy_j <= budget * (1 + 1e-6)
+    if rule == "cwmp":
+        assert got.retained * sum((x**2).sum() for x in flat.values()) >= 0.99 * best
+
+
 def test_scales_may_be_zero_for_a_tensor():
     costs = flat_costs(10.0)
     gain = expected_gain(costs, k=100, scales=dict(zip(costs.names(), (0.0, 1.0), strict=True)))
