@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "run",
     "measure",
     "check",
+    "calibrate",
     "fit",
     "show",
     "costs",
