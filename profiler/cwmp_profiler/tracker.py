@@ -29,6 +29,9 @@ MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
 MIN_WATCH_S = 2.0
 """Shortest time between reads that only watch for a stall."""
 
+UNSEEN = 3.0
+"""Power rises by this factor at most between two reads of the guard, as far as telling unseen wraps goes."""
+
 DEFAULT_SAMPLE_S = 0.1
 
 WAKE_S = 2e-4
@@ -288,14 +291,21 @@ class Tracker:
                 f"meter {self.meter.name}: counter {rail.name} jumped from {last:.16g} to {value:.16g} within {passed_s:.3f} s, "
                 f"more than {_max_power_w(rail):g} W ({rail.source}); measure this window again"
             )
-        if rail.wrap_ticks is not None and passed_s * _max_power_w(rail) > rail.wrap_ticks * _unit(rail):
+        if rail.wrap_ticks is not None and self._may_hide_a_wrap(state, delta, passed_s):
             raise MeterError(
-                f"meter {self.meter.name}: {passed_s:.2f} s passed between two reads of counter {rail.name}, which may wrap "
-                f"within {rail.wrap_ticks * _unit(rail) / _max_power_w(rail):.2f} s ({rail.source}); the machine was suspended or "
-                "overloaded: measure this window again"
+                f"meter {self.meter.name}: {passed_s:.2f} s passed between two reads of counter {rail.name}, in which it may have "
+                f"wrapped unseen, as it does every {rail.wrap_ticks * _unit(rail):.6g} J ({rail.source}); the machine was suspended "
+                "or overloaded: measure this window again"
             )
         state.wraps += wrapped
         return delta
+
+    def _may_hide_a_wrap(self, state: _RailState, delta: float, passed_s: float) -> bool:
+        """Whether one wrap more than was seen would still be a power like the one before: at most UNSEEN times, and possible."""
+        before_s = self._last_t - self._start_t
+        usual = state.ticks / before_s * passed_s if before_s > 0 else 0.0
+        most = min(UNSEEN * max(usual, delta), _max_power_w(state.rail) * passed_s / _unit(state.rail))
+        return delta + (state.rail.wrap_ticks or 0) <= most
 
     def _check_stall(self, state: _RailState, now_s: float) -> None:
         rail, stood_s = state.rail, now_s - state.changed_t

@@ -84,14 +84,30 @@ def test_a_counter_that_never_wraps_is_read_only_to_see_whether_it_stalls():
     assert Tracker(Scripted(counter(may_idle=True), pkg=lambda t: 0)).period_s() is None
 
 
-def test_a_window_across_a_read_too_late_to_count_wraps_is_refused():
-    rail = counter(wrap_ticks=10**8, max_power_w=100.0)
-    meter = Scripted(rail, pkg=lambda t: int(10e6 * t) % 10**8)
+def late(meter, *gaps_s):
+    """A window whose guard is not run in time: the only reads are the gaps apart."""
     tracker = Tracker(meter)
     tracker.start()
-    meter.clock._now += 5.0
-    with pytest.raises(MeterError, match="passed between two reads"):
-        tracker.stop()
+    for gap in gaps_s:
+        meter.clock._now += gap
+        tracker.sample()
+    return tracker.stop()
+
+
+@pytest.mark.parametrize("gaps_s", [(0.5, 11.0), (7.0,), (0.5, 0.5, 0.5, 25.0)])
+@pytest.mark.parametrize("stated_w", [None, 100.0])
+def test_reads_so_late_that_a_wrap_may_be_unseen_are_refused(gaps_s, stated_w):
+    meter = Scripted(counter(wrap_ticks=10**8, max_power_w=stated_w), pkg=lambda t: int(10e6 * t) % 10**8)
+    with pytest.raises(MeterError, match="may have wrapped unseen, as it does every 100 J"):
+        late(meter, *gaps_s)
+
+
+def test_late_reads_that_leave_no_doubt_are_accepted_even_if_the_greatest_power_is_unknown():
+    """80 W on a counter that wraps every 100 J: a guard that is 0.4 s late cannot have missed a wrap (330 W)."""
+    meter = Scripted(counter(wrap_ticks=10**8), pkg=lambda t: int(80e6 * t) % 10**8)
+    energy = late(meter, 0.1, 0.4, 0.02, 0.3, 0.4, 0.4, 0.4, 0.4)
+    assert energy.energy_j == pytest.approx(80 * energy.duration_s, rel=1e-6)
+    assert energy.rails["pkg"].wraps == 1
 
 
 @pytest.mark.parametrize("wrap", [None, 2**32 * 61])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from cwmp_profiler.errors import MeterError
 
 _MOST_BYTES = 4096
+_REWRITE_S = 0.001
 
 
 class ForbiddenError(MeterError):
@@ -22,11 +24,11 @@ def read_text(path: Path | str) -> str:
         MeterError: If it is gone, or reading fails.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(handle, _MOST_BYTES)
-        finally:
-            os.close(handle)
+        data = _bytes_of(path)
+        if not data:
+            # A copied tree that something rewrites is empty for an instant.
+            time.sleep(_REWRITE_S)
+            data = _bytes_of(path)
     except FileNotFoundError:
         raise MeterError(f"{path} is gone; its driver was unloaded or the device removed") from None
     except PermissionError:
@@ -34,6 +36,14 @@ def read_text(path: Path | str) -> str:
     except OSError as error:
         raise MeterError(f"{path} cannot be read ({error.strerror}); the sensor failed or is asleep") from None
     return data.decode(errors="replace").strip("\0 \t\r\n")
+
+
+def _bytes_of(path: Path | str) -> bytes:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(handle, _MOST_BYTES)
+    finally:
+        os.close(handle)
 
 
 def read_number(path: Path | str) -> int:
