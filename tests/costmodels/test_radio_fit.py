@@ -167,6 +167,14 @@ def test_a_meter_that_does_not_see_the_radio_is_an_error_and_not_a_radio_of_zero
     assert len(refusals) == 1
 
 
+def test_an_estimated_meter_cannot_see_a_radio(tmp_path):
+    found = session(tmp_path / "a.jsonl")
+    meter = found.header.meter.model_copy(update={"name": "tdp", "provenance": Provenance.ESTIMATED})
+    estimated = replace(found, header=found.header.model_copy(update={"meter": meter}))
+    with pytest.raises(FitError, match="meter tdp estimates joules from time alone"):
+        fit_radio([estimated])
+
+
 def test_sessions_without_radio_windows_say_so(tmp_path):
     found = session(tmp_path / "a.jsonl")
     idle = [window for window in found.windows if window.family == "idle"]

@@ -22,7 +22,7 @@ from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.radio.base import Direction
 from cwmp_costmodels.radio.throughput import ThroughputRadio
 from cwmp_profiler.measurements import Measurements, Window
-from cwmp_profiler.provenance import weakest
+from cwmp_profiler.provenance import Provenance, weakest
 
 Array = npt.NDArray[np.float64]
 
@@ -127,6 +127,11 @@ def fit_radio(
     Raises:
         FitError: If there are too few windows, or no joule above idle power can be told from noise.
     """
+    meter = sessions[0].header.meter if sessions else None
+    if meter is not None and meter.provenance == Provenance.ESTIMATED:
+        raise FitError(
+            f"meter {meter.name} estimates joules from time alone, so it cannot see the radio ({protocol}); measure with a real meter"
+        )
     windows, notes = _usable(sessions, protocol)
     data = _arrange(windows)
     candidates = _candidates(data)

@@ -1,8 +1,9 @@
 """Family `radio`: bursts of real bytes to and from a sink, at several rates, with pauses that let the radio's tail show.
 
 One iteration is one burst, paced to a rate or as fast as it goes, waited for until the sink has acknowledged it, and then a
-pause. Continuous traffic at several rates tells joules per bit from power while active; bursts with growing pauses show the
-tail (energy grows with the pause until the radio sleeps) and what waking it costs.
+pause. Traffic without pauses at several rates tells joules per bit from power while active, shorter payloads what every
+burst costs beside its bits; bursts with growing pauses show the tail (energy grows with the pause until the radio sleeps)
+and what waking it costs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ PAUSE_SHARES: Mapping[str, tuple[float, ...]] = {
     "full": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0),
 }
 """Pauses between bursts, as shares of the longest."""
+
+SHORT_BURSTS_S: Mapping[str, tuple[float, ...]] = {
+    "quick": (0.02,),
+    "standard": (0.02, 0.08),
+    "full": (0.01, 0.03, 0.1),
+}
+"""Lengths of shorter bursts at the fastest rate, which tell what a burst costs from what its seconds cost."""
 
 LONGEST_PAUSE_S = 2.0
 BURST_S = 0.25
@@ -84,6 +92,12 @@ def radio_points(
         for protocol, way in directions
         for rate in rates
     ]
+    fastest = _fastest(rates)
+    points += [
+        _point(sink, protocol, way, payload_bytes=size, rate_bps=fastest, pause_s=0.0)
+        for protocol, way in directions
+        for size in sorted({_payload(fastest, seconds) for seconds in SHORT_BURSTS_S[preset]} - {_payload(fastest)})
+    ]
     shares = PAUSE_SHARES[preset]
     points += [
         _point(
@@ -91,7 +105,7 @@ def radio_points(
             protocols[0],
             "up",
             payload_bytes=PAUSED_BYTES,
-            rate_bps=_fastest(rates),
+            rate_bps=fastest,
             pause_s=share * longest_pause_s,
         )
         for share in shares
@@ -148,8 +162,10 @@ def _point(sink: str, protocol: Protocol, direction: str, **params: Any) -> Poin
     )
 
 
-def _payload(rate_bps: float | None) -> int:
-    return UNPACED_BYTES if rate_bps is None else max(round(rate_bps * BURST_S / 8), LEAST_BYTES)
+def _payload(rate_bps: float | None, seconds: float = BURST_S) -> int:
+    if rate_bps is None:
+        return round(UNPACED_BYTES * seconds / BURST_S)
+    return max(round(rate_bps * seconds / 8), LEAST_BYTES)
 
 
 def _fastest(rates: Sequence[float | None]) -> float | None:
