@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -371,3 +372,9 @@ def test_a_tail_that_a_file_does_not_mention_is_unknown():
     del data["tail"]
     with pytest.warns(RadioWarning, match="the tail of wifi-ns3 is not known"):
         parse_radio(data).burst_j()
+
+
+def test_the_radio_file_in_the_docs_loads():
+    text = (Path(__file__).parents[2] / "docs" / "radio.md").read_text()
+    data = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert parse_radio(data).burst_j() == pytest.approx(0.05 + 0.12 * 5.0)
