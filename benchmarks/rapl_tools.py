@@ -1,19 +1,22 @@
 """One window of one tool over whatever /sys shows: started by meters_against_peers.py inside its own mount namespace.
 
-Usage: rapl_tools.py TOOL START SECONDS [nobody]
+Usage: rapl_tools.py TOOL START SECONDS
 
-TOOL is pyRAPL, pyJoules, zeus, ours or ours-pyrapl. START is a time of the monotonic clock: the tool is set up (and warmed up)
-before it, waits for it, and measures SECONDS of sleep. `nobody` gives up root after the imports. Prints one JSON line.
+TOOL is pyRAPL, pyJoules, zeus, zeus-first (its first window, not warmed up), ours or ours-pyrapl. START is a time of the monotonic clock: the tool is set up (and warmed up)
+before it, waits for it, and measures SECONDS of sleep. Prints one JSON line.
 Each tool is used as its own documentation shows; totals add packages and DRAM, never parts of packages.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import warnings
+
+
+class NothingReadError(Exception):
+    """The tool went through its window and gave no joules, without saying why."""
 
 
 def main() -> None:
@@ -21,20 +24,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = {"tool": tool, "joules": None, "seconds": None, "error": None, "late_s": 0.0}
     try:
-        measure = TOOLS[tool]("nobody" in sys.argv[4:])
+        measure = TOOLS[tool]()
         found["late_s"] = time.monotonic() - start
         found["joules"], found["seconds"] = measure(start, seconds)
     except Exception as error:  # noqa: BLE001 - how a tool fails is the result
         text = " ".join(str(error).split())
         found["error"] = f"{type(error).__module__}.{type(error).__name__}: {text}"
     print(json.dumps(found), flush=True)
-
-
-def drop_root(wanted):
-    if wanted:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
 
 
 def timed_sleep(start, seconds, begin, end):
@@ -46,10 +42,9 @@ def timed_sleep(start, seconds, begin, end):
     return result, time.monotonic() - first
 
 
-def pyrapl_tool(nobody):
+def pyrapl_tool():
     import pyRAPL
 
-    drop_root(nobody)
     pyRAPL.setup()
     warm = pyRAPL.Measurement("warm-up")
     warm.begin()
@@ -65,14 +60,13 @@ def pyrapl_tool(nobody):
     return measure
 
 
-def pyjoules_tool(nobody):
+def pyjoules_tool():
     from pyJoules.device import DeviceFactory
     from pyJoules.energy_meter import EnergyMeter
 
-    drop_root(nobody)
     devices = DeviceFactory.create_devices()
     if not devices:
-        raise RuntimeError("pyJoules found no device")
+        raise NothingReadError("no device")
     meter = EnergyMeter(devices)
     meter.start()
     meter.stop()
@@ -81,20 +75,23 @@ def pyjoules_tool(nobody):
         _, took = timed_sleep(start, seconds, meter.start, meter.stop)
         energy = meter.get_trace()[0].energy
         if not energy:
-            raise RuntimeError("pyJoules found no domain")
+            raise NothingReadError("no domain")
         return sum(value for name, value in energy.items() if name.startswith(("package", "dram"))) * 1e-6, took
 
     return measure
 
 
-def zeus_tool(nobody):
+def zeus_first_tool():
+    return zeus_tool(warm_up=False)
+
+
+def zeus_tool(*, warm_up=True):
     from zeus.monitor import ZeusMonitor
 
-    drop_root(nobody)
     monitor = ZeusMonitor(gpu_indices=[])
-    monitor.begin_window("warm-up", sync_execution=False)
-    monitor.end_window("warm-up", sync_execution=False)
-    if not nobody:
+    if warm_up:
+        monitor.begin_window("warm-up", sync_execution=False)
+        monitor.end_window("warm-up", sync_execution=False)
         time.sleep(6.0)  # its helper processes import zeus before they watch for wraps
 
     def measure(start, seconds):
@@ -105,22 +102,18 @@ def zeus_tool(nobody):
             lambda: monitor.end_window("window", sync_execution=False),
         )
         if not result.cpu_energy:
-            raise RuntimeError("zeus found no CPU")
+            raise NothingReadError("no CPU energy, and no error")
         return sum(result.cpu_energy.values()) + sum((result.dram_energy or {}).values()), took
 
     return measure
 
 
 def our_meter(name):
-    def tool(nobody):
+    def tool():
         from cwmp_profiler.meters.base import MeterContext
-        from cwmp_profiler.meters.registry import factories, open_meter
+        from cwmp_profiler.meters.registry import open_meter
         from cwmp_profiler.tracker import Tracker
 
-        factories()
-        import pyRAPL  # noqa: F401 - before root is given up
-
-        drop_root(nobody)
         tracker = Tracker(open_meter(name, MeterContext.from_environment()))
 
         def measure(start, seconds):
@@ -136,6 +129,7 @@ TOOLS = {
     "pyRAPL": pyrapl_tool,
     "pyJoules": pyjoules_tool,
     "zeus": zeus_tool,
+    "zeus-first": zeus_first_tool,
     "ours": our_meter("powercap"),
     "ours-pyrapl": our_meter("pyrapl"),
 }

@@ -48,11 +48,17 @@ def run(
 
     [bold]Example:[/bold] cwmp-profile run -- python train.py --epochs 1
     """
+    import math
+
     from cwmp_profiler.command_energy import CommandError, run_command
     from cwmp_profiler.meters.base import MeterContext
     from cwmp_profiler.meters.registry import open_meter
     from cwmp_profiler.meters.replay import Recorder
 
+    if not math.isfinite(idle_s):
+        raise typer.BadParameter("seconds must be finite", param_hint="--idle-s")
+    if output is not None:
+        _require_writable(output)
     to_stdout = as_json and output is None
     context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None, tdp_w=tdp_w)
     with ExitStack() as stack:
@@ -73,6 +79,17 @@ def run(
         err().print(f"error: {found.failure}", markup=False)
         return found.exit_status or 1
     return found.exit_status
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse before the command runs, not after."""
+    from cwmp_profiler.errors import CwmpError
+
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise CwmpError(f"{path} cannot be written ({error.strerror}); give another file with -o") from None
 
 
 def _write(path: Path, found: CommandEnergy, meter: Meter) -> None:

@@ -26,7 +26,7 @@ ASSUMED_MAX_POWER_W = 5000.0
 """Power that no rail without a stated maximum is assumed to exceed: sizes the wrap guard and unmasks jumps."""
 
 MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
-MIN_WATCH_S = 2.0
+MIN_WATCH_S = 1.0
 """Shortest time between reads that only watch for a stall."""
 
 UNSEEN = 3.0
@@ -44,10 +44,12 @@ DEFAULT_UPDATE_S = 0.02
 """Update period assumed of a counter whose own is unknown."""
 
 STALL_UPDATES = 50
-"""Update periods without a change after which a counter that cannot idle has stalled."""
+"""Update periods without a change after which a counter that cannot idle has stalled, if it has for STALL_S too."""
+
+STALL_S = 0.7
 
 LATE_UPDATES, LATE_S = 10, 1.0
-"""A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump or a stall."""
+"""A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +320,7 @@ class Tracker:
 
 
 def _stall_s(rail: Rail) -> float:
-    return max(STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S), LATE_S)
+    return max(STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S), STALL_S)
 
 
 def _max_power_w(rail: Rail) -> float:

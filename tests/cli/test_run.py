@@ -168,9 +168,18 @@ def test_every_raw_reading_can_be_kept_and_replayed_to_the_same_joules(capfd, li
     assert replayed_energy(file).energy_j == pytest.approx(data["energy_j"], abs=1e-9)
 
 
-def test_a_target_that_cannot_be_written_is_told_after_the_command_ran(capfd, tmp_path):
-    assert main(["run", *ESTIMATE, "-o", str(tmp_path / "no/such/file"), "--", "true"]) == 1
-    assert "cannot be written" in capfd.readouterr().err
+def test_a_target_that_cannot_be_written_is_told_before_the_command_runs(capfd, tmp_path):
+    for target in (tmp_path / "no/such/file", tmp_path):
+        assert main(["run", *ESTIMATE, "-o", str(target), "--", "touch", str(tmp_path / "ran")]) == 1
+        err = capfd.readouterr().err
+        assert "cannot be written" in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("idle_s", ["nan", "inf", "-1"])
+def test_idle_seconds_that_never_end_are_wrong_usage(capfd, idle_s):
+    assert main(["run", *ESTIMATE, "--idle-s", idle_s, "--", "true"]) == 2
 
 
 def _started(*arguments, **more):

@@ -51,7 +51,7 @@ def window(meter, duration_s, **more):
 def test_a_counter_at_constant_power_gives_power_times_time():
     energy = window(Scripted(counter(), pkg=lambda t: int(50e6 * t)), 3.0)
     assert energy.energy_j == pytest.approx(150.0, abs=2e-6)
-    assert (energy.duration_s, energy.reads, energy.rails["pkg"].wraps) == (3.0, 3, 0)
+    assert (energy.duration_s, energy.reads, energy.rails["pkg"].wraps) == (3.0, 5, 0)
 
 
 @given(
@@ -80,7 +80,7 @@ def test_a_counter_without_a_stated_maximum_is_guarded_for_5_kw():
 
 def test_a_counter_that_never_wraps_is_read_only_to_see_whether_it_stalls():
     assert Tracker(Scripted(counter(update_period_s=0.1), pkg=lambda t: 0)).period_s() == 5.0
-    assert Tracker(Scripted(counter(update_period_s=0.001), pkg=lambda t: 0)).period_s() == 2.0
+    assert Tracker(Scripted(counter(update_period_s=0.001), pkg=lambda t: 0)).period_s() == 1.0
     assert Tracker(Scripted(counter(may_idle=True), pkg=lambda t: 0)).period_s() is None
 
 
@@ -134,6 +134,12 @@ def test_a_counter_that_jumps_ahead_further_than_any_rail_can_draw_is_refused():
 def test_a_counter_that_stands_still_is_refused():
     with pytest.raises(MeterError, match=r"stood still at 7 for 2.00 s .*stalled"):
         window(Scripted(counter(), pkg=lambda t: 7), 2.0)
+
+
+def test_a_counter_that_stalls_early_in_a_window_of_three_seconds_is_refused():
+    meter = Scripted(counter(update_period_s=0.001), pkg=lambda t: int(50e6 * min(t, 0.5)))
+    with pytest.raises(MeterError, match="stood still"):
+        window(meter, 3.0)
 
 
 @pytest.mark.parametrize("wrap", [None, 10**9])

@@ -12,7 +12,10 @@ from scripted.powercap_tree import INTEL_RANGE_UJ, Zone
 
 @dataclass(frozen=True)
 class Scenario:
-    """A tree; `power_w` is what a total may add, `rails_w` what each rail draws; `locked` trees must be refused."""
+    """A tree; `power_w` is what a total may add, `rails_w` what each rail draws; `locked` trees must be refused.
+
+    Their files have no permission at all, so that their owner too needs the capabilities of root to read them.
+    """
 
     name: str
     zones: tuple[Zone, ...]
@@ -119,8 +122,8 @@ SCENARIOS = (
     Scenario(
         "locked counter",
         (
-            Zone("intel-rapl:0", "package-0", 50.0, mode=0o400),
-            Zone("intel-rapl:0/intel-rapl:0:0", "dram", 6.0, mode=0o400),
+            Zone("intel-rapl:0", "package-0", 50.0, mode=0),
+            Zone("intel-rapl:0/intel-rapl:0:0", "dram", 6.0, mode=0),
         ),
         56.0,
         {},
