@@ -38,8 +38,8 @@ def cost_table(costs: LayerCosts, model: str) -> Any:
             "x".join(str(size) for size in layer.tensor.shape) or "1",
             layer.level,
             si(row["entry_j"], "J"),
-            *(si(row["parts_j"][cause], "J") for cause in causes),
-            si(row["fixed_j"], "J"),
+            *(si(row["parts_j"][cause] or None, "J") for cause in causes),
+            si(row["fixed_j"] or None, "J"),
             _origin(layer, row["sources_j"]),
         )
     return table

@@ -12,10 +12,11 @@ from torch import nn
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.layers import layer_costs
 from cwmp_costmodels.models import cnn, resnet18
+from cwmp_costmodels.profile import load_profile, shipped_profiles
 from cwmp_costmodels.radio import index_bits, load_radio
 from cwmp_costmodels.scenario import Scenario
 from cwmp_costmodels.schema import FitBlock
-from cwmp_profiler.counts import SPARSE_KERNELS, STATE_TENSORS
+from cwmp_profiler.counts import SPARSE_KERNELS, STATE_TENSORS, lines_touched
 
 BIG = nn.Linear(1000, 1000, bias=False)
 ONE_LINE = 1e-4  # relative: a line of a large tensor is counted as if entries were drawn with replacement
@@ -328,3 +329,17 @@ def test_the_face_and_the_profiles_method_give_the_same_costs():
     costs = profile.layer_costs(model, scenario)
     assert isinstance(costs, cwmp.LayerCosts)
     assert costs.dense_j() == cwmp.layer_costs(profile, model, scenario).dense_j()
+
+
+@pytest.mark.parametrize("name", sorted(shipped_profiles()))
+def test_every_shipped_profile_gives_costs(name):
+    profile, model = load_profile(name), cnn()
+    costs = layer_costs(profile, model, Scenario(optimizer="adam"))
+    assert costs.provenance == profile.provenance
+    assert costs.dense_j() > 0
+    if name.startswith("two-class-"):
+        ratio = float(name.removeprefix("two-class-").removesuffix("x"))
+        shared = lines_touched(100_352, 1003, entry_bytes=4, line_bytes=64) / 1003
+        other = lines_touched(4_608, 46, entry_bytes=4, line_bytes=64) / 46
+        got = costs.entry_j("fc1.weight", 1003 / 100_352) / costs.entry_j("conv2.weight", 46 / 4_608)
+        assert got == pytest.approx(ratio * shared / other, rel=0.01)
