@@ -110,3 +110,22 @@ def test_one_radio_is_shown_with_source_and_remarks(capsys):
 def test_an_unknown_radio_is_one_line(capsys):
     assert main(["radios", "lte-2099"]) == 1
     assert capsys.readouterr().err.startswith("error: no radio 'lte-2099': no such file, the presets are 3g,")
+
+
+def test_measure_fit_and_radios_end_in_the_radio_of_the_simulated_board(tmp_path, capsys):
+    """The truth: 45 nJ/bit and 0.55 W up, a lone burst of 0.318 J."""
+    session, profile = tmp_path / "s.jsonl", tmp_path / "board.json"
+    assert (
+        main(["measure", "--device", "simulated", "--preset", "quick", "--radio-sink", "simulated", "-o", str(session)])
+        == 0
+    )
+    assert main(["fit", str(session), "-o", str(profile)]) == 0
+    capsys.readouterr()
+    assert main(["radios", "radio-tcp", "--profile", str(profile), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["provenance"] == "simulated"
+    assert found["burst_j"] == pytest.approx(0.318, rel=0.3)
+    low, high = found["radio"]["intervals"]["burst_j"]
+    assert low < found["burst_j"] * 1.05
+    assert high > found["burst_j"] * 0.95
+    assert found["up_j_per_bit"] == pytest.approx(4.5e-8 + 0.55 / found["up_rate_bps"], rel=0.1)
