@@ -46,6 +46,9 @@ def calibrate(
         float, typer.Option("--max-lag-s", min=0.0, help="Largest difference of the two clocks to look for.")
     ] = 120.0,
     device: Annotated[DeviceName, typer.Option("--device", help="What runs the loads.")] = DeviceName.auto,
+    truth: Annotated[
+        str | None, typer.Option("--truth", metavar="FILE", help="Profile that a simulated device takes as its truth.")
+    ] = None,
     meter: Annotated[
         str | None, typer.Option("--meter", metavar="NAME", help="Meter to calibrate. Default: the profile's.")
     ] = None,
@@ -83,6 +86,7 @@ def calibrate(
             record,
             device=device.value,
             meter=meter or found.meter.name,
+            truth=truth,
             sysfs_root=sysfs_root,
             least_s=window_s,
             rounds=rounds,
@@ -178,6 +182,7 @@ def _run(
     *,
     device: str,
     meter: str,
+    truth: str | None,
     sysfs_root: str | None,
     least_s: float,
     rounds: int,
@@ -190,7 +195,6 @@ def _run(
     from cwmp_profiler.calibration import record
 
     with ExitStack() as stack:
-        truth = profile.name if device == "simulated" else None
         targets = stack.enter_context(open_targets(device, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root))
         target = targets[0]
         _same(profile, target.meter.name, target.device.info.model, "this machine")

@@ -3,8 +3,9 @@
     reference_w = offset_w + gain * read_w
 
 Both meters err, and what they see differs a little from load to load. So the loads count, not the windows: the line is the least
-squares line through the loads' means, whose moments are freed of the noise within loads, which repeats show (errors in variables
-with replicates: W. A. Fuller, Measurement Error Models, 1987, section 1.2). Intervals are Student's t over loads.
+squares line through the loads' means, with the noise within loads, which repeats show, taken out of its moments (errors in
+variables with an error variance that is known: W. A. Fuller, Measurement Error Models, 1987, chapter 1). Intervals are Student's t
+over loads.
 """
 
 from __future__ import annotations

@@ -82,5 +82,8 @@ def test_refusals_in_one_line(profile, tmp_path, capsys):
     assert main(["calibrate", str(profile), *SIMULATED, "--record", str(loads)]) == 0
     capsys.readouterr()
     gpu = save_profile(load_profile("simulated-gpu"), tmp_path / "gpu.json")
+    assert "this machine is of meter" in line(str(gpu), *SIMULATED, "--reference", "simulated")
+    assert main(["calibrate", str(gpu), *SIMULATED, "--truth", "simulated-gpu", "--reference", "simulated"]) == 0
+    capsys.readouterr()
     assert "calibrate the profile's own meter" in line(str(gpu), "--loads", str(loads), "--csv", str(loads))
     assert load_profile(profile).meter.gain is None

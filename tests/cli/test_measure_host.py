@@ -60,6 +60,21 @@ def arguments(board, *more, pause=None, ssh=None):
     return ["measure", "--host", "board", *options, "--device", "simulated", "--preset", "quick", *more]
 
 
+TWO_PARTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from sessions import simulated_session
+import cwmp
+from cwmp_profiler.remote_board import Desk, only_session, sessions_folder
+desk = Desk(sys.stdin, sys.stdout, sessions_folder())
+desk.greet(cwmp.__version__)
+with only_session(desk.folder, desk.identities()):
+    for part, truth in (("", "simulated-board"), ("gpu", "simulated-gpu")):
+        desk.serve(simulated_session(truth), part, dry_run=False)
+desk.tell({"event": "finished"})
+"""
+
+
 def kept_on_board(board):
     return sorted((board.folder / "state/cwmp-profile/sessions").glob("*.jsonl"))
 
@@ -265,3 +280,40 @@ def test_an_existing_file_is_refused_before_anything_runs(board, capsys):
     assert main(arguments(board, "-o", "m.jsonl", ssh="no-ssh-here")) == 1
     assert "m.jsonl exists; continue it with --resume" in capsys.readouterr().err
     assert Path("m.jsonl").read_text() == "mine"
+
+
+def test_ctrl_c_at_the_desk_keeps_windows_and_says_how_to_go_on(board):
+    path = Path("m.jsonl")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cwmp_cli.app", *arguments(board, "-o", str(path), pause=0.05)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_windows(path, 3, process)
+    os.killpg(process.pid, 2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"interrupted: \d+ of \d+ windows are kept in m.jsonl", errors)
+    assert read_measurements(path).windows
+    assert main(arguments(board, "-o", str(path), "--resume")) == 0
+    assert read_measurements(path).missing() == []
+
+
+def test_a_board_with_a_gpu_beside_its_processor_gives_two_files_and_resumes_both(board, capsys):
+    script = board.folder / "two.py"
+    script.write_text(TWO_PARTS)
+    support = Path(__file__).parent.parent / "support"
+    argv = arguments(board, "-o", "m.jsonl")
+    argv[argv.index("--remote-command") + 1] = shlex.join([sys.executable, str(script), str(support)])
+    assert main([*argv, "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["file"] for report in reports] == ["m.jsonl", "m-gpu.jsonl"]
+    models = [read_measurements(report["file"]).header.device["model"] for report in reports]
+    assert models[0] != models[1]
+    gpu = Path("m-gpu.jsonl")
+    lines = gpu.read_bytes().splitlines(keepends=True)
+    gpu.write_bytes(b"".join(lines[:7]))
+    assert main([*argv, "--resume"]) == 0
+    assert read_measurements(gpu).missing() == []
+    assert gpu.read_bytes().startswith(b"".join(lines[:7]))
