@@ -1,14 +1,4 @@
-"""Real bytes over a real socket: the sending side of the `radio` family, and the few structures it shares with the sink.
-
-TCP, one connection for many bursts:
-
-    client  REQUEST(kind=up, length, 0)      + length bytes, paced        sink  REPLY(ok, bytes received, checksum)
-    client  REQUEST(kind=down, length, rate)                              sink  REPLY(ok, length, 0) + length bytes, paced
-
-UDP, uplink only (a downlink would let strangers aim the sink at others):
-
-    client  DATAGRAM(kind=data, transfer, sequence) + bytes ... DATAGRAM(kind=end, transfer, count)
-    sink    REPLY(ok, bytes received, datagrams received)
+"""Real bytes over a real socket: the sending side of the `radio` family. The wire format is in `radio_wire`.
 
 A burst counts as sent when the sink has said how many bytes arrived; the uplink over TCP is also checked by checksum.
 """
@@ -17,39 +7,32 @@ from __future__ import annotations
 
 import random
 import socket
-import struct
 import time
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from cwmp_profiler.errors import DeviceError
-
-Protocol = Literal["tcp", "udp"]
-
-REQUEST = struct.Struct(">8sB3xQQ")
-"""Magic, kind, payload bytes, bits per second (0: as fast as it goes)."""
-
-REPLY = struct.Struct(">8sB3xQQ")
-"""Magic, status, bytes, checksum or datagrams."""
-
-DATAGRAM = struct.Struct(">8sB3xQQ")
-"""Magic, kind, transfer, sequence (or number of datagrams sent)."""
-
-REQUEST_MAGIC = b"CWMPreq1"
-REPLY_MAGIC = b"CWMPrep1"
-DATAGRAM_MAGIC = b"CWMPudp1"
-UP, DOWN = 1, 2
-DATA, END = 1, 2
-OK, TOO_LARGE, REFUSED = 0, 1, 2
-
-DATAGRAM_BYTES = 1200
-"""Payload of a datagram: with headers below every usual MTU, so that nothing is cut into fragments."""
-
-BLOCK_BYTES = 1 << 20
-PACE_S = 0.005
-"""Seconds of data that a paced sender hands over at once."""
+from cwmp_profiler.radio_wire import (
+    DATA,
+    DATAGRAM,
+    DATAGRAM_BYTES,
+    DATAGRAM_MAGIC,
+    DOWN,
+    END,
+    OK,
+    REPLY,
+    REPLY_MAGIC,
+    REQUEST,
+    REQUEST_MAGIC,
+    TOO_LARGE,
+    UP,
+    Pacer,
+    Protocol,
+    checksum,
+    chunks,
+    payload_block,
+    receive_exactly,
+)
 
 IO_TIMEOUT_S = 30.0
 END_TRIES, END_TIMEOUT_S = 8, 0.5
@@ -71,52 +54,6 @@ def split_address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise RadioLinkError(f"{text!r} is no sink address; give HOST:PORT as 'cwmp-profile radio-sink' prints it")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def payload_block() -> bytes:
-    """Return the megabyte of fixed random bytes that every payload repeats; nothing on the way can compress it."""
-    return random.Random("radio payload").randbytes(BLOCK_BYTES)  # noqa: S311 - incompressible, not secret
-
-
-def chunks(length: int, block: bytes, chunk_bytes: int) -> Iterator[memoryview]:
-    """Yield `length` bytes of repeated `block` in pieces of at most `chunk_bytes`."""
-    view, sent = memoryview(block), 0
-    while sent < length:
-        at = sent % len(block)
-        size = min(chunk_bytes, length - sent, len(block) - at)
-        yield view[at : at + size]
-        sent += size
-
-
-def checksum(length: int, block: bytes) -> int:
-    """Return the CRC-32 of `length` bytes of repeated `block`."""
-    value = 0
-    for piece in chunks(length, block, len(block)):
-        value = zlib.crc32(piece, value)
-    return value
-
-
-class Pacer:
-    """Holds a sender to a rate: `wait(n)` returns when the n bytes handed over are due."""
-
-    def __init__(self, rate_bps: float | None) -> None:
-        self._rate_bps = rate_bps
-        self._start_s = time.perf_counter()
-        self._bits = 0
-
-    @staticmethod
-    def chunk_bytes(rate_bps: float | None, most: int = 65536) -> int:
-        """Return how many bytes to hand over at once."""
-        return most if rate_bps is None else max(min(int(rate_bps / 8 * PACE_S), most), 256)
-
-    def wait(self, sent_bytes: int) -> None:
-        """Count `sent_bytes` and sleep until they are due."""
-        if self._rate_bps is None:
-            return
-        self._bits += 8 * sent_bytes
-        ahead_s = self._start_s + self._bits / self._rate_bps - time.perf_counter()
-        if ahead_s > 0:
-            time.sleep(ahead_s)
 
 
 @dataclass(slots=True)
@@ -309,19 +246,6 @@ class RadioLink:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def receive_exactly(connection: socket.socket, length: int) -> bytes | None:
-    """Return `length` bytes, or None if the other end closed before the first; a close in between raises ConnectionError."""
-    data = bytearray()
-    while len(data) < length:
-        piece = connection.recv(length - len(data))
-        if not piece:
-            if data:
-                raise ConnectionResetError("closed in the middle")
-            return None
-        data += piece
-    return bytes(data)
 
 
 def _reason(error: OSError) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from cwmp_profiler.errors import CwmpError
-from cwmp_profiler.radio_link import (
+from cwmp_profiler.radio_wire import (
     DATA,
     DATAGRAM,
     DATAGRAM_BYTES,

@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from cwmp_profiler import radio_link
-from cwmp_profiler.radio_link import (
+from cwmp_profiler.radio_link import RadioLink, RadioLinkError, split_address
+from cwmp_profiler.radio_sink import RadioSink, SinkError
+from cwmp_profiler.radio_wire import (
     DATAGRAM,
     DATAGRAM_MAGIC,
     DOWN,
@@ -20,14 +22,11 @@ from cwmp_profiler.radio_link import (
     REQUEST,
     REQUEST_MAGIC,
     UP,
-    RadioLink,
-    RadioLinkError,
     checksum,
     chunks,
     payload_block,
-    split_address,
+    receive_exactly,
 )
-from cwmp_profiler.radio_sink import RadioSink, SinkError
 
 
 @contextmanager
@@ -286,7 +285,7 @@ def test_altered_bytes_are_seen():
         def answer():
             connection, _ = other.accept()
             with connection:
-                radio_link.receive_exactly(connection, REQUEST.size + 1000)
+                receive_exactly(connection, REQUEST.size + 1000)
                 connection.sendall(REPLY.pack(REPLY_MAGIC, 0, 1000, 12345))
 
         thread = threading.Thread(target=answer)

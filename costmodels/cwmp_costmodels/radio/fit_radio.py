@@ -1,11 +1,7 @@
 """From windows of the `radio` family to a radio: joules per bit, power while active, joules of a burst, and the tail.
 
-    E = P_idle*t + sum over directions (slope*bits + power*bits/rate) + N*(overhead + g(pause))
-
-g is what a burst costs that is followed by a pause p: tail_w*p while the radio is still awake, and from the pause on that
-outlasts the tail a constant, tail_w*tail_s + promotion. Energies therefore say in which gap between two measured pauses the
-tail ends (every gap is tried), what a lone burst costs in all, and not how the part beyond the last pause inside the tail
-splits into tail and promotion: the middle is taken and the interval says so.
+What bursts with pauses can tell is in `burst_model`. Where the tail ends between two pauses, the middle is taken, and the
+interval says so.
 """
 
 from __future__ import annotations
@@ -15,16 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import nnls
 
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.radio.base import Direction
+from cwmp_costmodels.radio.burst_model import Bursts, Solution, arrange, burst_j, candidates, solve, tail_end
 from cwmp_costmodels.radio.throughput import ThroughputRadio
 from cwmp_profiler.measurements import Measurements, Window
 from cwmp_profiler.provenance import Provenance, weakest
-
-Array = npt.NDArray[np.float64]
 
 UNSUSTAINED, LATENCY_S = 1.3, 0.25
 """A paced window that took longer than this factor, beyond this much a burst, did not run at its rate and is left out."""
@@ -52,42 +45,6 @@ class RadioFit:
     energy_error: float
     idle_power_w: float
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Bursts:
-    """Windows as arrays of length n; idle windows have n_bursts 0."""
-
-    energy_j: Array
-    duration_s: Array
-    bursts: Array
-    pause_s: Array
-    bits: dict[Direction, Array]
-    active_s: dict[Direction, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """One model: columns (relative to the measured joules, scaled to length 1) and their pseudo-inverse."""
-
-    names: tuple[str, ...]
-    awake_s: float
-    asleep_s: float | None
-    matrix: Array
-    inverse: Array
-    scale: Array
-
-
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    """Coefficients by column name, the tail's gap, and the weighted squared error."""
-
-    values: dict[str, float]
-    awake_s: float
-    asleep_s: float | None
-    error: float
-    predicted_j: Array
-    parameters: int
 
 
 def radio_protocols(sessions: Sequence[Measurements]) -> list[str]:
@@ -133,20 +90,20 @@ def fit_radio(
             f"meter {meter.name} estimates joules from time alone, so it cannot see the radio ({protocol}); measure with a real meter"
         )
     windows, notes = _usable(sessions, protocol)
-    data = _arrange(windows)
-    candidates = _candidates(data)
-    best = _solve(candidates, data, data.energy_j)
+    data = arrange(windows)
+    models = candidates(data)
+    best = solve(models, data, data.energy_j)
     free = len(data.energy_j) - np.count_nonzero(list(best.values.values()))
     if free < 3:
         raise FitError(f"{len(windows)} windows are too few to fit the radio ({protocol}); measure with more --repeats")
     sigma = float(np.sqrt(best.error / free))
     generator = np.random.default_rng(seed)
     draws = [
-        _solve(candidates, data, best.predicted_j * (1 + sigma * generator.standard_normal(len(data.energy_j))))
+        solve(models, data, best.predicted_j * (1 + sigma * generator.standard_normal(len(data.energy_j))))
         for _ in range(bootstrap)
     ]
     intervals = {name: _interval([draw.values[name] for draw in draws]) for name in best.values}
-    intervals["burst_j"] = _interval([_burst_j(draw) for draw in draws])
+    intervals["burst_j"] = _interval([burst_j(draw) for draw in draws])
     if not any(intervals[f"{way}.{part}"][0] > 0 for way in data.bits for part in ("slope_j_per_bit", "power_w")):
         raise FitError(
             f"no joule of the radio ({protocol}) above the idle power could be told from noise ({sigma:.1%} of a window); "
@@ -195,109 +152,11 @@ def _sustained(window: Window) -> bool:
     return bool(per_burst_s <= UNSUSTAINED * 8 * window.params["payload_bytes"] / rate_bps + LATENCY_S)
 
 
-def _arrange(windows: Sequence[Window]) -> _Bursts:
-    radio = np.array([window.family == "radio" for window in windows])
-    bursts = np.array([window.iterations if window.family == "radio" else 0 for window in windows], dtype=np.float64)
-    pause_s = np.array([float(window.params.get("pause_s", 0.0)) for window in windows])
-    duration_s = np.array([window.duration_s for window in windows])
-    bits: dict[Direction, Array] = {}
-    active_s: dict[Direction, Array] = {}
-    total = np.array([bursts[i] * 8 * window.params.get("payload_bytes", 0) for i, window in enumerate(windows)])
-    paced = np.array([float(window.params.get("rate_bps") or 0.0) for window in windows])
-    active = np.where(paced > 0, total / np.maximum(paced, 1.0), duration_s - bursts * pause_s)
-    for way in ("up", "down"):
-        mine = radio & np.array([window.params.get("direction") == way for window in windows])
-        if mine.any():
-            bits[way] = np.where(mine, total, 0.0)
-            active_s[way] = np.where(mine, active, 0.0)
-    return _Bursts(
-        energy_j=np.array([window.energy_j for window in windows]),
-        duration_s=duration_s,
-        bursts=bursts,
-        pause_s=np.where(radio, pause_s, 0.0),
-        bits=bits,
-        active_s=active_s,
-    )
-
-
-def _candidates(data: _Bursts) -> list[_Candidate]:
-    """Return every model to try: the tail ends in each gap between pauses, beyond them all or never was; overhead or none."""
-    pauses = sorted({float(pause) for pause in data.pause_s if pause > 0})
-    edges: list[float | None] = [*pauses, None]
-    gaps = zip([0.0, *pauses], edges, strict=True)
-    return [_candidate(data, awake, asleep, overhead=overhead) for awake, asleep in gaps for overhead in (False, True)]
-
-
-def _candidate(data: _Bursts, awake_s: float, asleep_s: float | None, *, overhead: bool) -> _Candidate:
-    """Return the model in which the tail ends after `awake_s` and at the latest at `asleep_s` (None: beyond every pause)."""
-    columns: dict[str, Array] = {"idle_w": data.duration_s}
-    if overhead:
-        columns["overhead_j"] = data.bursts
-    for way, bits in data.bits.items():
-        columns[f"{way}.slope_j_per_bit"] = bits
-        rates = {float(f"{rate:.4g}") for rate in bits[bits > 0] / data.active_s[way][bits > 0]}
-        if len(rates) > 1:
-            columns[f"{way}.power_w"] = data.active_s[way]
-    if awake_s > 0:
-        columns["tail_w"] = data.bursts * np.minimum(data.pause_s, awake_s)
-    if asleep_s is not None:
-        columns["beyond_j"] = data.bursts * (data.pause_s >= asleep_s)
-    weighted = np.column_stack(list(columns.values())) / data.energy_j[:, None]
-    scale = np.maximum(np.linalg.norm(weighted, axis=0), 1e-300)
-    return _Candidate(tuple(columns), awake_s, asleep_s, weighted / scale, np.linalg.pinv(weighted / scale), scale)
-
-
-def _solve(candidates: Sequence[_Candidate], data: _Bursts, energy_j: Array) -> _Solution:
-    """Return the best model by the Bayesian information criterion.
-
-    A parameter has to earn its place, because non-negative parameters that are truly zero would otherwise be fitted as noise
-    and pull their neighbours down.
-    """
-    n = len(energy_j)
-
-    def criterion(solution: _Solution) -> float:
-        return float(n * np.log(max(solution.error, 1e-300)) + solution.parameters * np.log(n))
-
-    return min((_solve_one(candidate, data, energy_j) for candidate in candidates), key=criterion)
-
-
-def _solve_one(candidate: _Candidate, data: _Bursts, energy_j: Array) -> _Solution:
-    target = energy_j / data.energy_j
-    scaled = candidate.inverse @ target
-    if scaled.min() < 0:
-        scaled, _ = nnls(candidate.matrix, target)
-    fitted = candidate.matrix @ scaled
-    values = dict(zip(candidate.names, (float(value) for value in scaled / candidate.scale), strict=True))
-    for name in ("overhead_j", "tail_w", "beyond_j", *(f"{way}.power_w" for way in data.bits)):
-        values.setdefault(name, 0.0)
-    return _Solution(
-        values=values,
-        awake_s=candidate.awake_s,
-        asleep_s=candidate.asleep_s,
-        error=float(np.sum((target - fitted) ** 2)),
-        predicted_j=fitted * data.energy_j,
-        parameters=int(np.count_nonzero(scaled)) + (candidate.awake_s > 0),
-    )
-
-
-def _burst_j(solution: _Solution) -> float:
-    values = solution.values
-    return values["overhead_j"] + values["tail_w"] * solution.awake_s + values["beyond_j"]
-
-
-def _tail_end(solution: _Solution) -> tuple[float, float]:
-    """Return between which seconds the tail ends: no later than its power can pay for."""
-    power_w, beyond_j = solution.values["tail_w"], solution.values["beyond_j"]
-    if solution.asleep_s is None or power_w <= 0:
-        return solution.awake_s, solution.awake_s
-    return solution.awake_s, min(solution.asleep_s, solution.awake_s + beyond_j / power_w)
-
-
 def _radio(
-    best: _Solution,
-    draws: Sequence[_Solution],
+    best: Solution,
+    draws: Sequence[Solution],
     intervals: dict[str, tuple[float, float]],
-    data: _Bursts,
+    data: Bursts,
     sessions: Sequence[Measurements],
     protocol: str,
     notes: list[str],
@@ -316,11 +175,11 @@ def _radio(
             f"the tail outlasts the longest pause of {longest_s:g} s: fixed joules are a lower bound; measure longer pauses"
         )
     else:
-        low_s, high_s = _tail_end(best)
+        low_s, high_s = tail_end(best)
         end_s = (low_s + high_s) / 2
         if best.awake_s > 0:
             tail = [{"power_w": values["tail_w"], "duration_s": end_s}]
-            ends = [_tail_end(draw) for draw in draws if draw.awake_s > 0] or [(low_s, high_s)]
+            ends = [tail_end(draw) for draw in draws if draw.awake_s > 0] or [(low_s, high_s)]
             intervals["tail.duration_s"] = (
                 _interval([end[0] for end in ends])[0],
                 _interval([end[1] for end in ends])[1],
@@ -355,7 +214,7 @@ def _radio(
     return ThroughputRadio.model_validate(fields)
 
 
-def _side(way: Direction, values: dict[str, float], data: _Bursts) -> dict[str, Any]:
+def _side(way: Direction, values: dict[str, float], data: Bursts) -> dict[str, Any]:
     """Return one direction; its rates are those of traffic without pauses, where there is any."""
     mine = data.bits[way] > 0
     continuous = mine & (data.pause_s == 0)
