@@ -8,7 +8,7 @@ TCP, one connection for many bursts:
 UDP, uplink only (a downlink would let strangers aim the sink at others):
 
     client  DATAGRAM(kind=data, transfer, sequence) + bytes ... DATAGRAM(kind=end, transfer, count)
-    sink    REPLY(ok, bytes received, datagrams received)
+    sink    REPLY(ok, bytes received, transfer)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REQUEST = struct.Struct(">8sB3xQQ")
 """Magic, kind, payload bytes, bits per second (0: as fast as it goes)."""
 
 REPLY = struct.Struct(">8sB3xQQ")
-"""Magic, status, bytes, checksum or datagrams."""
+"""Magic, status, bytes, checksum (TCP) or transfer (UDP)."""
 
 DATAGRAM = struct.Struct(">8sB3xQQ")
 """Magic, kind, transfer, sequence (or number of datagrams sent)."""
