@@ -171,6 +171,9 @@ def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float
     return min(low, high), high
 
 
+WORTHWHILE = 1 << 18
+"""Entries from which "auto" takes Numba."""
+
 ENGINES = ("auto", "torch", "numba")
 
 
@@ -178,14 +181,15 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
     """Return the engine to find candidates in these tensors.
 
     Args:
-        name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed and the tensors are on the CPU.
+        name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed, the tensors are on the CPU, and
+            they are large enough to be worth importing it.
         flats: Tensors on one device.
 
     Raises:
         SelectionError: If Numba is asked for and cannot serve.
     """
     on_cpu = all(flat.device.type == "cpu" for flat in flats)
-    if name == "torch" or (name == "auto" and not on_cpu):
+    if name == "torch" or (name == "auto" and not (on_cpu and sum(flat.numel() for flat in flats) >= WORTHWHILE)):
         return Engine()
     from cwmp_selector import fast
 

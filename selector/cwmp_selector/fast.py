@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from cwmp_selector.candidates import Engine, Found, NonFiniteError
-from cwmp_selector.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray
+from cwmp_selector.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray, IntArray
 
 TASK = 1 << 18
 """Entries handed to a thread at a time."""
@@ -79,6 +79,77 @@ def _largest(bits: Any, mask: Any) -> int:
     for i in range(bits.size):
         largest = max(largest, bits[i] & mask)
     return int(largest)
+
+
+def _rice_encode(indices: Any, parameter: int, unary: Any, low: Any) -> int:
+    """Set the bits of both halves in zeroed bytes; return the bytes of the low half."""
+    at, previous, waiting, filled, written = 0, -1, 0, 0, 0
+    mask = (1 << parameter) - 1
+    for i in range(indices.size):
+        gap = indices[i] - previous - 1
+        previous = indices[i]
+        at += gap >> parameter
+        unary[at >> 3] |= 1 << (at & 7)
+        at += 1
+        waiting |= (gap & mask) << filled
+        filled += parameter
+        while filled >= 8:
+            low[written] = waiting & 255
+            written += 1
+            waiting >>= 8
+            filled -= 8
+    if filled:
+        low[written] = waiting & 255
+        written += 1
+    return written
+
+
+def _rice_decode(unary: Any, low: Any, parameter: int, entries: int, positions: Any) -> int:
+    """Write the positions; return how many, or -1 if the code is not canonical for that many entries below `entries`."""
+    count, zeros, position, filled, read = 0, 0, -1, 0, 0
+    waiting: Any = 0
+    mask = (1 << parameter) - 1
+    for i in range(unary.size):
+        byte = unary[i]
+        if byte == 0:
+            zeros += 8
+            continue
+        for bit in range(8):
+            if not (byte >> bit) & 1:
+                zeros += 1
+                continue
+            if count == positions.size:
+                return -1
+            while filled < parameter:
+                waiting |= np.int64(low[read]) << filled
+                read += 1
+                filled += 8
+            position += ((zeros << parameter) | (waiting & mask)) + 1
+            waiting >>= parameter
+            filled -= parameter
+            if position >= entries:
+                return -1
+            positions[count] = position
+            count += 1
+            zeros = 0
+    if waiting or unary.size == 0 or unary[-1] == 0:
+        return -1
+    return count
+
+
+def rice_encode(indices: IntArray, parameter: int, unary_bytes: int, low_bytes: int) -> bytes:
+    """Return both halves of the Rice code of ascending positions."""
+    code = np.zeros(unary_bytes + low_bytes, dtype=np.uint8)
+    _compiled(_rice_encode)(indices, parameter, code[:unary_bytes], code[unary_bytes:])
+    return code.tobytes()
+
+
+def rice_decode(unary: memoryview, low: memoryview, count: int, parameter: int, entries: int) -> IntArray | None:
+    """Return the positions of a Rice code, or None if it is not the canonical code of `count` positions below `entries`."""
+    positions = np.empty(count, dtype=np.int64)
+    arrays = np.frombuffer(unary, dtype=np.uint8), np.frombuffer(low, dtype=np.uint8)
+    found = _compiled(_rice_decode)(*arrays, parameter, entries, positions)
+    return positions if found == count else None
 
 
 @cache

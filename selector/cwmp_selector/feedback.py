@@ -15,7 +15,7 @@ import torch
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.floats import BITS_DTYPE
 from cwmp_selector.gradients import flatten, refuse_non_finite
-from cwmp_selector.update import SparseUpdate
+from cwmp_selector.update import SparseUpdate, add_at
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -117,8 +117,7 @@ class ErrorFeedback:
         for name, index in update.indices.items():
             if not index.numel():
                 continue
-            flat = self._residual[name].view(-1)
-            flat[index] = flat[index] - update.values[name].to(flat.dtype)
+            add_at(self._residual[name], index, update.values[name], -1.0)
             if self.masking:
                 self._velocity[name].view(-1)[index] = 0
 

@@ -114,7 +114,7 @@ def encode(update: SparseUpdate) -> bytes:
         if mode == RICE:
             unary, _ = pos.rice_bytes(indices.size, parameter, unary_bits)
             body.append(bytes([parameter]) + _varint(unary))
-            body.append(pos.encode_rice(pos.gaps_of(indices), parameter, unary_bits))
+            body.append(pos.encode_rice(indices, parameter, unary_bits))
         elif mode == MASK:
             body.append(pos.encode_mask(indices, entries))
         elif indices.size < entries:

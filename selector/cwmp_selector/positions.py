@@ -10,8 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cwmp_selector import fast
 from cwmp_selector.errors import PayloadError
 from cwmp_selector.floats import IntArray
+
+COMPILED = 1 << 16
+"""Entries from which the compiled coder is used where Numba is installed: fewer are not worth importing it."""
 
 MAX_RICE = 52
 """Largest Rice parameter: a tensor has fewer than 2**53 entries."""
@@ -50,8 +54,11 @@ def rice_bytes(count: int, parameter: int, unary_bits: int) -> tuple[int, int]:
     return (unary_bits + 7) // 8, (count * parameter + 7) // 8
 
 
-def encode_rice(gaps: IntArray, parameter: int, unary_bits: int) -> bytes:
-    """Return both halves of the Rice code of `gaps`."""
+def encode_rice(indices: IntArray, parameter: int, unary_bits: int) -> bytes:
+    """Return both halves of the Rice code of ascending positions, at least one."""
+    if indices.size >= COMPILED and fast.available():
+        return fast.rice_encode(indices, parameter, *rice_bytes(indices.size, parameter, unary_bits))
+    gaps = gaps_of(indices)
     ends = np.cumsum((gaps >> parameter) + 1) - 1
     unary = np.zeros(unary_bits, dtype=np.uint8)
     unary[ends] = 1
@@ -69,6 +76,11 @@ def decode_rice(unary: memoryview, low: memoryview, count: int, parameter: int, 
     Raises:
         PayloadError: If the code is not the canonical code of `count` positions below `entries`.
     """
+    if count >= COMPILED and fast.available():
+        found = fast.rice_decode(unary, low, count, parameter, entries)
+        if found is not None:
+            return found
+        # The plain way below finds out what is wrong, and says so.
     bits = np.unpackbits(np.frombuffer(unary, dtype=np.uint8), bitorder="little")
     ends = np.flatnonzero(bits)
     if ends.size != count or len(unary) != int(ends[-1]) // 8 + 1:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwmp_selector import positions
+from cwmp_selector import fast, positions
 from cwmp_selector.errors import PayloadError
 from cwmp_selector.payload import HEADER, HEADER_BYTES, encoded_bytes, fingerprint, record_bytes
 from cwmp_selector.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES
@@ -222,9 +222,49 @@ def test_rice_codes_take_the_largest_gaps():
     where = np.array([0, 1, 2**39, n - 1])
     gaps = positions.gaps_of(where)
     parameter, unary_bits = positions.rice_parameter(gaps, n - 1)
-    code = positions.encode_rice(gaps, parameter, unary_bits)
+    code = positions.encode_rice(where, parameter, unary_bits)
     unary, _ = positions.rice_bytes(4, parameter, unary_bits)
     back = positions.decode_rice(memoryview(code)[:unary], memoryview(code)[unary:], 4, parameter, n)
     assert back.tolist() == where.tolist()
     assert VALUE_BYTES["float16"] == 2
     assert HEADER_BYTES == 17
+
+
+@pytest.mark.skipif(not fast.available(), reason="Numba (the extra `fast`) is not installed")
+@given(st.integers(1, 3000), st.integers(0, 12), st.floats(0.001, 1.0), st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_compiled_and_plain_rice_coders_agree(entries, parameter, density, seed):
+    """The same bytes, the same positions, and the same codes refused, with any parameter and one damaged byte."""
+    rng = np.random.default_rng(seed)
+    where = np.flatnonzero(rng.random(entries) < density)
+    if not where.size:
+        return
+    gaps = positions.gaps_of(where)
+    unary_bits = where.size + int((gaps >> parameter).sum())
+    unary, low = positions.rice_bytes(where.size, parameter, unary_bits)
+    plain = positions.encode_rice(where, parameter, unary_bits)
+    assert fast.rice_encode(where, parameter, unary, low) == plain
+    view = memoryview(plain)
+    assert fast.rice_decode(view[:unary], view[unary:], where.size, parameter, entries).tolist() == where.tolist()
+    damaged = bytearray(plain)
+    damaged[rng.integers(len(plain))] ^= 1 << int(rng.integers(8))
+    halves = memoryview(damaged)[:unary], memoryview(damaged)[unary:]
+    compiled = fast.rice_decode(*halves, where.size, parameter, entries)
+    try:
+        other = positions.decode_rice(*halves, where.size, parameter, entries)
+    except PayloadError:
+        assert compiled is None
+    else:
+        assert compiled.tolist() == other.tolist()
+
+
+def test_large_payloads_take_the_compiled_coder_and_are_refused_alike():
+    """Above the size from which the compiled coder is used: round trip, and a damaged code behind a right checksum."""
+    torch.manual_seed(0)
+    update = Selector(1.0, k=100_000).select({"w": torch.randn(1_000_000)})
+    data = update.to_bytes()
+    assert torch.equal(SparseUpdate.from_bytes(data, like=update.shapes).indices["w"], update.indices["w"])
+    record = bytearray(data[HEADER_BYTES:])
+    record[5000] ^= 255
+    with pytest.raises(PayloadError, match=r"tensor 'w'"):
+        SparseUpdate.from_bytes(forged(bytes(record), update.shapes), like=update.shapes)
