@@ -1,6 +1,6 @@
 """Does the fit find the truth? Coverage of its 95% intervals and held-out error on simulated devices, over many seeds.
 
-    python benchmarks/coverage.py [--seeds 100] [--preset standard] [TRUTH ...]
+    python benchmarks/fit_coverage.py [--seeds 100] [--preset standard] [TRUTH ...]
 
 Per truth: how often the intervals hold the true value (wanted: 90 to 99%), the worst error of a coefficient called
 identified (wanted: at most 10%), and held-out mean absolute error over the noise that was put in (wanted: at most 1.5).
