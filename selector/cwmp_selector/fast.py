@@ -28,6 +28,8 @@ _BLOCK = 32
 """Entries tested together: most blocks hold no candidate and are left after one vector comparison."""
 
 Bits = npt.NDArray[Any]
+Task = tuple[int, int]
+"""Place of a layer, and where its part begins."""
 
 
 def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept: Any) -> int:
@@ -79,6 +81,13 @@ def _largest(bits: Any, mask: Any) -> int:
     for i in range(bits.size):
         largest = max(largest, bits[i] & mask)
     return int(largest)
+
+
+def _add(target: Any, addend: Any) -> int:
+    """Add in place; return 0."""
+    for i in range(target.size):
+        target[i] += addend[i]
+    return 0
 
 
 def _rice_encode(indices: Any, parameter: int, unary: Any, low: Any) -> int:
@@ -218,15 +227,14 @@ def _mask(bits: Bits) -> Any:
     return bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
 
 
-def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[tuple[int, int], tuple[Bits, Bits]]:
+def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[Task, tuple[Bits, Bits]]:
     """Return positions and bits of the candidates of every task, by layer and start."""
     kernel = _compiled(_extract)
-    tasks = [(place, start) for place, view in enumerate(views) for start in range(0, view.size, TASK)]
-    results: dict[tuple[int, int], tuple[Bits, Bits]] = {}
+    results: dict[Task, tuple[Bits, Bits]] = {}
 
-    def work(queue: Iterator[tuple[int, int]]) -> None:
+    def work(queue: Iterator[Task]) -> None:
         scratch: dict[Any, tuple[Bits, Bits]] = {}
-        while (task := next(queue, None)) is not None:
+        for task in queue:
             place, start = task
             part = views[place][start : start + TASK]
             if part.dtype not in scratch:
@@ -235,14 +243,50 @@ def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[tuple[int, in
             count = kernel(part, _mask(part), part.dtype.type(thresholds[place]), start, positions, kept)
             results[task] = positions[:count].copy(), kept[:count].copy()
 
+    _share([view.size for view in views], work)
+    return results
+
+
+def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> int | None:
+    """Add finite gradients to residuals in place; return the place of one that is not finite, with nothing added.
+
+    Args:
+        residuals: Flat CPU tensors, float32 or float64.
+        gradients: Flat CPU tensors of the same sizes and dtypes.
+    """
+    largest, add = _compiled(_largest), _compiled(_add)
+    views = [_bits(gradient) for gradient in gradients]
+    bad: list[int] = []
+
+    def check(queue: Iterator[Task]) -> None:
+        for place, start in queue:
+            part = views[place][start : start + TASK]
+            if largest(part, _mask(part)) >= INF_BITS[gradients[place].dtype]:
+                bad.append(place)
+
+    def accumulate_parts(queue: Iterator[Task]) -> None:
+        for place, start in queue:
+            part = slice(start, start + TASK)
+            add(residuals[place].numpy()[part], gradients[place].numpy()[part])
+
+    sizes = [view.size for view in views]
+    _share(sizes, check)
+    if bad:
+        return min(bad)
+    _share(sizes, accumulate_parts)
+    return None
+
+
+def _share(sizes: Sequence[int], work: Callable[[Iterator[Task]], None]) -> None:
+    """Let torch's number of threads work through the parts of all layers; an error in one of them is raised here."""
+    tasks = [(place, start) for place, size in enumerate(sizes) for start in range(0, size, TASK)]
     queue = iter(tasks)
     helpers = min(torch.get_num_threads(), len(tasks)) - 1
-    if helpers < 1 or sum(view.size for view in views) <= SMALL:
+    if helpers < 1 or sum(sizes) <= SMALL:
         work(queue)
-        return results
+        return
     with ThreadPoolExecutor(helpers) as pool:
         done = [pool.submit(work, queue) for _ in range(helpers)]
         work(queue)
         for future in done:
             future.result()
-    return results

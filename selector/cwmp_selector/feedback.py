@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from cwmp_selector import fast
+from cwmp_selector.candidates import WORTHWHILE
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.floats import BITS_DTYPE
-from cwmp_selector.gradients import flatten, refuse_non_finite
+from cwmp_selector.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.update import SparseUpdate, add_at
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -84,7 +86,6 @@ class ErrorFeedback:
             SelectionError: If a gradient is NaN or infinite (the residual is untouched then), or has changed its shape.
         """
         layers = flatten(gradients)
-        refuse_non_finite(layers)
         for layer in layers:
             known = self._residual.get(layer.name)
             if known is not None and tuple(known.shape) != layer.shape:
@@ -92,9 +93,30 @@ class ErrorFeedback:
                     f"gradient of {layer.name!r} has shape {layer.shape}, its residual {tuple(known.shape)}: "
                     "use a new ErrorFeedback for a new model"
                 )
-        for layer in layers:
-            self._accumulate(layer.name, layer.flat.view(layer.shape))
+        if self._fast(layers):
+            bad = fast.accumulate(
+                [self._residual[layer.name].view(-1) for layer in layers], [layer.flat for layer in layers]
+            )
+            if bad is not None:
+                raise non_finite(layers[bad])
+        else:
+            refuse_non_finite(layers)
+            for layer in layers:
+                self._accumulate(layer.name, layer.flat.view(layer.shape))
         return CorrectedGradients(self, {layer.name: self._residual[layer.name] for layer in layers})
+
+    def _fast(self, layers: list[Layer]) -> bool:
+        """Return whether the compiled pass serves: a plain sum, residuals there, one type, and enough of it."""
+        return (
+            not self.momentum
+            and sum(layer.numel for layer in layers) >= WORTHWHILE
+            and all(layer.name in self._residual for layer in layers)
+            and all(
+                layer.flat.device.type == "cpu" and layer.flat.dtype == self._residual[layer.name].dtype
+                for layer in layers
+            )
+            and fast.available()
+        )
 
     def _accumulate(self, name: str, gradient: torch.Tensor) -> None:
         dtype = torch.float32 if gradient.dtype in _HALF else gradient.dtype

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cwmp
+from cwmp_selector import fast
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector
@@ -134,3 +135,28 @@ def test_a_name_may_come_and_go():
     waiting = feedback.residual("b").clone()
     selector.select(feedback.add({"w": gradients(1)["w"]}))
     assert torch.equal(feedback.residual("b"), waiting)
+
+
+@pytest.mark.skipif(not fast.available(), reason="Numba (the extra `fast`) is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_accumulation_is_the_plain_one(dtype, monkeypatch):
+    """Large gradients: the same residual bit for bit, and a NaN is refused by name with nothing added."""
+    generator = torch.Generator().manual_seed(0)
+    rounds = [
+        {n: torch.randn(s, generator=generator).to(dtype) for n, s in (("w", (600, 500)), ("b", (7,)))}
+        for _ in range(3)
+    ]
+    compiled, plain = ErrorFeedback(), ErrorFeedback()
+    for g in rounds:
+        compiled.add(g)
+    monkeypatch.setattr(ErrorFeedback, "_fast", lambda *_: False)
+    for g in rounds:
+        plain.add(g)
+    monkeypatch.undo()
+    for n in rounds[0]:
+        assert torch.equal(compiled.residual(n), plain.residual(n))
+    rounds[0]["w"][599, 499] = float("inf")
+    with pytest.raises(SelectionError, match="gradient of 'w' has 1 NaN or infinite"):
+        compiled.add(rounds[0])
+    assert torch.equal(compiled.residual("b"), plain.residual("b"))
+    assert torch.equal(compiled.residual("w"), plain.residual("w"))
