@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cwmp_profiler.errors import MeterError
@@ -142,6 +142,26 @@ def wait_for_edge(meter: Meter, timeout_s: float | None = None, *, rail: str | N
                 f"meter {meter.name}: counter {chosen.name} stood still at {int(old)} for {now - before:.2f} s "
                 f"({chosen.source}), so no window can start on its edge; check the sensor with 'cwmp-profile devices --probe'"
             )
+
+
+def work_to_edge(meter: Meter, edge: Edge, more: Callable[[float], None]) -> None:
+    """Go on working in small steps until the counter of `edge` changes again, so that a window ends where it began: on an edge.
+
+    Args:
+        meter: An open meter.
+        edge: The edge that the window began with; nothing is done if it is not aligned.
+        more: Works for about the seconds given, in the same state as the window's own work.
+    """
+    if not edge.aligned:
+        return
+    rail = _rail_named(meter, edge.rail)
+    step_s = poll_period_s(rail)
+    old, began = meter.read().values[edge.rail], meter.clock.now()
+    limit_s = UNKNOWN_UPDATE_TIMEOUT_S if rail.update_period_s is None else max(3 * rail.update_period_s, MIN_TIMEOUT_S)
+    while meter.clock.now() - began < limit_s:
+        more(step_s)
+        if meter.read().values[edge.rail] != old:
+            return
 
 
 def observe_updates(meter: Meter, rail: str, duration_s: float, *, poll_s: float | None = None) -> UpdatePeriod:

@@ -71,6 +71,8 @@ class Progress:
 class _Prepared:
     runner: Runner
     iterations: int
+    done: int = 0
+    per_s: float = 1.0
 
 
 @dataclass
@@ -179,12 +181,12 @@ class Session:
             counts: dict[str, float] = {}
             iterations = 0
             pause = self.device.stay_awake if point.workload == Awake.name else self.device.rest
-            energy = self._track(lambda: pause(self.plan.window_s))
+            energy = self._track(lambda: pause(self.plan.window_s), pause)
         else:
             prepared = self._prepare(point)
             self.device.state()
-            energy = self._track(lambda: self._fill(prepared))
-            iterations = prepared.iterations
+            energy = self._track(lambda: self._fill(prepared), lambda step_s: self._more(prepared, step_s))
+            iterations = prepared.done
             counts = scale(WORKLOADS[point.workload].counts(point.params, self.device.info), iterations)
         state = self.device.state()
         if self.gpu_state is not None:
@@ -212,12 +214,13 @@ class Session:
             flags=self._flags(energy, state),
         )
 
-    def _track(self, work: Callable[[], None]) -> Energy:
-        edges.wait_for_edge(self.meter)
+    def _track(self, work: Callable[[], None], more: Callable[[float], None]) -> Energy:
+        edge = edges.wait_for_edge(self.meter)
         tracker = Tracker(self.meter)
         tracker.start()
         try:
             work()
+            edges.work_to_edge(self.meter, edge, more)
         except BaseException:
             with suppress(MeterError):
                 tracker.abandon()
@@ -235,7 +238,14 @@ class Session:
             if took >= ENOUGH * target:
                 break
             batch = max(math.ceil(done * (target - took) / max(took, 1e-6)), 1)
-        prepared.iterations = done
+        prepared.iterations = prepared.done = done
+        prepared.per_s = done / max(took, 1e-9)
+
+    def _more(self, prepared: _Prepared, step_s: float) -> None:
+        """Run about `step_s` seconds more of the window's work, and count it."""
+        iterations = max(int(prepared.per_s * step_s), 1)
+        prepared.runner.run(iterations)
+        prepared.done += iterations
 
     def _prepare(self, point: Point) -> _Prepared:
         """Prepare and calibrate a point at its first window; warm it up at every one."""
@@ -259,7 +269,10 @@ class Session:
         self._held_bytes += need_bytes
 
     def _calibrate(self, runner: Runner) -> int:
-        """Return the iterations that fill a window, from runs that grow until they last long enough to be timed."""
+        """Return the iterations that fill a window, from runs that grow until they last long enough to be timed.
+
+        The faster of two timings counts: a stall of the machine during one would make every window of the point short.
+        """
         clock, target = self.device.clock, self.plan.window_s
         iterations = 1
         while True:
@@ -267,7 +280,10 @@ class Session:
             runner.run(iterations)
             took = clock.now() - began
             if took >= target * WARM_UP_SHARE:
-                return max(math.ceil(iterations * target / took), 1)
+                again = clock.now()
+                runner.run(iterations)
+                took = min(took, clock.now() - again)
+                return max(math.ceil(iterations * target / max(took, 1e-9)), 1)
             iterations = math.ceil(iterations * min(max(target * 1.5 * WARM_UP_SHARE / max(took, 1e-7), 2.0), 100.0))
 
     def _flags(self, energy: Energy, state: dict[str, Any]) -> list[str]:
