@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from coverage import TRUTHS, identifiable, measure
+from fit_coverage import TRUTHS, identifiable, measure
 
 from cwmp_costmodels.fit import fit_sessions
 from cwmp_costmodels.profile import load_profile
