@@ -125,10 +125,11 @@ def sample_magnitudes(flats: Sequence[torch.Tensor], positions: Sequence[IntArra
     for flat, where in zip(flats, positions, strict=True):
         if flat.device.type == "cpu":
             # NumPy's gather: torch would wake its threads for a few thousand entries.
-            entries = torch.from_numpy(flat.view(BITS_DTYPE[flat.dtype]).numpy()[where]).view(flat.dtype)
+            bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()[where]
+            bits &= np.iinfo(bits.dtype).max
         else:
-            entries = flat[torch.from_numpy(where).to(flat.device)]
-        drawn.append(from_bits(magnitude_bits(entries).cpu().numpy(), flat.dtype))
+            bits = magnitude_bits(flat[torch.from_numpy(where).to(flat.device)]).cpu().numpy()
+        drawn.append(from_bits(bits, flat.dtype))
     return drawn
 
 

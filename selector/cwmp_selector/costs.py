@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -128,6 +129,6 @@ def _checked(layer: Layer, cost: Cost) -> Cost:
     return joules
 
 
-def total(costs: Iterable[Cost], counts: Iterable[int]) -> float:
+def total(costs: Sequence[float], counts: Sequence[int]) -> float:
     """Return the correctly rounded sum of count times cost over layers with one cost each."""
-    return math.fsum(n * float(c) for c, n in zip(costs, counts, strict=True))
+    return math.fsum(map(mul, costs, counts))

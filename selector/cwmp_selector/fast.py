@@ -32,6 +32,12 @@ Task = tuple[int, int]
 """Place of a layer, and where its part begins."""
 
 
+_SIGNED = {np.dtype(f"u{n}"): np.dtype(f"i{n}") for n in (2, 4, 8)}
+_UNSIGNED = {signed: unsigned for unsigned, signed in _SIGNED.items()}
+_MASKS = {unsigned: unsigned.type(np.iinfo(signed).max) for unsigned, signed in _SIGNED.items()}
+"""All bits but the sign. Looked up, because `np.iinfo` takes microseconds and there are hundreds of calls."""
+
+
 def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept: Any) -> int:
     """Write positions and bits of the entries whose magnitude reaches `least`; return how many."""
     count = 0
@@ -204,7 +210,7 @@ class NumbaEngine(Engine):
         bits = _bits(found[1])
         others = np.empty(bits.size + 1, bits.dtype)
         count = _compiled(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
-        return bits.size - count, others[:count].view(others.dtype.str.replace("u", "i"))
+        return bits.size - count, others[:count].view(_SIGNED[others.dtype])
 
     def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
         """Return the candidates to keep, in the memory of `found`, which is used up; see `Engine.keep`."""
@@ -216,15 +222,15 @@ class NumbaEngine(Engine):
 
 def _bits(flat: torch.Tensor) -> Bits:
     signed: Bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()
-    return signed.view(signed.dtype.str.replace("i", "u"))
+    return signed.view(_UNSIGNED[signed.dtype])
 
 
 def _values(bits: Bits, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(bits.view(bits.dtype.str.replace("u", "i"))).view(dtype)
+    return torch.from_numpy(bits.view(_SIGNED[bits.dtype])).view(dtype)
 
 
 def _mask(bits: Bits) -> Any:
-    return bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    return _MASKS[bits.dtype]
 
 
 def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[Task, tuple[Bits, Bits]]:

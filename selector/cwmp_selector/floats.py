@@ -63,8 +63,13 @@ def threshold_bits(score: float, weights: FloatArray, dtype: torch.dtype) -> Int
         weights: Positive factors, shape (layers,).
         dtype: Float type of the magnitudes.
     """
-    low = np.ones(weights.shape, dtype=np.int64)
-    high = np.full(weights.shape, INF_BITS[dtype], dtype=np.int64)
+    # The quotient, rounded to the dtype, is off by a few units in the last place: bisect around it where that holds.
+    guess = magnitude_bits(torch.from_numpy(score / weights).to(dtype)).numpy().astype(np.int64)
+    low, high = np.maximum(guess - 4, 1), np.minimum(guess + 4, INF_BITS[dtype])
+    below = (low == 1) | (from_bits(low - 1, dtype) * weights < score)
+    above = (high == INF_BITS[dtype]) | (from_bits(high, dtype) * weights >= score)
+    low = np.where(below & above, low, 1)
+    high = np.where(below & above, high, INF_BITS[dtype])
     while np.any(low < high):
         middle = low + ((high - low) >> 1)
         reaches = from_bits(middle, dtype) * weights >= score

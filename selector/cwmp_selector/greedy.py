@@ -97,12 +97,13 @@ class _Greedy:
         self.break_score: float | None = None
         self.sure: dict[int, int] = {}
         self.filler = np.zeros(len(keys))
+        self.prices: list[float] = costs.tolist()
         self.counts = np.zeros(len(keys), dtype=np.int64)
         self.positions = [torch.empty(0, dtype=torch.int64, device=key.device) for key in keys]
         self.values = [key[:0] for key in keys]
 
     def fits(self, counts: IntArray) -> bool:
-        return total(self.costs.tolist(), counts.tolist()) <= self.budget
+        return total(self.prices, counts.tolist()) <= self.budget
 
     def sweep(self, active: list[int]) -> tuple[float, list[int]]:
         """Choose among the active layers, from nothing, as far as one set of candidates reaches.
@@ -144,7 +145,7 @@ class _Greedy:
                 for p, m, size in zip(active, drawn, sizes, strict=True)
             ]
         )
-        spent = total(self.costs.tolist(), self.counts.tolist())
+        spent = total(self.prices, self.counts.tolist())
         return candidates.bracket(scores, stands_for, self.budget - spent)
 
     def _choose(
@@ -176,7 +177,7 @@ class _Greedy:
         counts += np.bincount(layer[order[:length]], minlength=counts.size)
         if self.break_score is None:
             self.break_score = float(score[order[length]]) if length < order.size else 0.0
-        spent = total(self.costs.tolist(), counts.tolist())
+        spent = total(self.prices, counts.tolist())
         open_layers = self._fill(active, order[length:], layer, counts, taken)
         self.counts = counts
         fillers = taken & (score < self.break_score)
@@ -188,7 +189,7 @@ class _Greedy:
 
     def _prefix(self, layer: IntArray, counts: IntArray) -> int:
         """Return how many entries, given by their layers in order, fit on top of `counts`."""
-        spent = total(self.costs.tolist(), counts.tolist())
+        spent = total(self.prices, counts.tolist())
         guess = int(np.searchsorted(np.cumsum(self.costs[layer]), self.budget - spent, side="right"))
 
         def fits(length: int) -> bool:
@@ -206,12 +207,12 @@ class _Greedy:
 
     def _open(self, active: Sequence[int], counts: IntArray) -> list[int]:
         """Return the layers of which one more entry fits."""
-        left = self.budget - total(self.costs.tolist(), counts.tolist())
+        left = self.budget - total(self.prices, counts.tolist())
         margin = 1e-12 * self.budget
         result = []
         for place in active:
-            fits = self.costs[place] <= left
-            if abs(self.costs[place] - left) <= margin:
+            fits = self.prices[place] <= left
+            if abs(self.prices[place] - left) <= margin:
                 more = counts.copy()
                 more[place] += 1
                 fits = self.fits(more)
