@@ -153,8 +153,13 @@ class RunConfig:
         return replace(self, **changes)
 
     def identity(self) -> str:
-        """Return a hash of the record: the run's name in a sweep."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a hash of what decides the result: the run's name in a sweep.
+
+        Fields at their defaults and the place of the data are left out, so that a field added later changes no names.
+        """
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data_dir"}
+        changed = {f.name: found[f.name] for f in fields(self) if f.name in found and found[f.name] != f.default}
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _option(name: str) -> str:

@@ -53,8 +53,14 @@ class Work:
 class MarginalCosts:
     """Layer costs without their fixed parts: what a budget is spent on. Has the selector's `DensityCosts` interface."""
 
-    def __init__(self, costs: LayerCosts) -> None:
-        self._costs = costs
+    def __init__(self, costs: LayerCosts, frame_bits: float) -> None:
+        """See the class.
+
+        Args:
+            costs: Costs with all their parts.
+            frame_bits: Bits of a payload that holds nothing: its header, which is in no budget.
+        """
+        self._costs, self._frame_bits = costs, frame_bits
         self._dense_j: float | None = None
 
     def names(self) -> tuple[str, ...]:
@@ -79,8 +85,9 @@ class MarginalCosts:
         return 0.0
 
     def parts_j(self, kept: Mapping[str, int], *, payload_bits: float | None = None) -> dict[str, float]:
-        """Return the joules by cause, `fixed` being 0."""
-        return {**self._costs.parts_j(kept, payload_bits=payload_bits), "fixed": 0.0}
+        """Return the joules by cause, `fixed` being 0; of `payload_bits`, the header's are left out."""
+        bits = None if payload_bits is None else max(payload_bits - self._frame_bits, 0.0)
+        return {**self._costs.parts_j(kept, payload_bits=bits), "fixed": 0.0}
 
     def dense_j(self) -> float:
         """Return the joules of keeping everything."""
@@ -115,10 +122,10 @@ class ClientEnergy:
         self._config, self._model = config, model
         self._costs_of_steps: dict[int, LayerCosts] = {}
         self._marginal_of_steps: dict[int, MarginalCosts] = {}
+        self._frame_bits = empty_update(parameter_shapes(model)).payload_bits
         self.costs = self.layer_costs(1)
         self.provenance: Provenance = self.costs.provenance
         self._prices = Prices(self.profile, self.costs.static)
-        self._frame_bits = empty_update(parameter_shapes(model)).payload_bits
         self._flops_per_image = training_flops(model, images) / len(images)
 
     @property
@@ -151,7 +158,7 @@ class ClientEnergy:
         """Return the same without fixed parts: what the selector gets."""
         steps = local_steps if self._config.sparse_step else 1
         if steps not in self._marginal_of_steps:
-            self._marginal_of_steps[steps] = MarginalCosts(self.layer_costs(steps))
+            self._marginal_of_steps[steps] = MarginalCosts(self.layer_costs(steps), self._frame_bits)
         return self._marginal_of_steps[steps]
 
     def _optimizer(self) -> Optimizer:
@@ -167,8 +174,9 @@ class ClientEnergy:
             ProfileError: If the profile lacks a coefficient that the work needs.
         """
         costs = self.layer_costs(work.steps)
-        update = costs.parts_j(work.kept, payload_bits=self.budgeted_bits(8.0 * work.payload_bytes))
-        fixed_of_update = update.pop("fixed") - (self.costs.burst_j() if any(work.kept.values()) else 0.0)
+        update = self.marginal(work.steps).parts_j(work.kept, payload_bits=8.0 * work.payload_bytes)
+        burst_j = costs.burst_j() if any(work.kept.values()) else 0.0
+        launches_j = costs.parts_j(work.kept)["fixed"] - burst_j
         training = self._prices.joules(self._training_counts(work))
         up_j, down_j, radio_fixed_j = self._radio_joules(work)
         return {
@@ -176,13 +184,9 @@ class ClientEnergy:
             "compute": update["compute"] + training["compute"],
             "uplink": update["uplink"],
             "downlink": down_j,
-            "fixed": max(fixed_of_update, 0.0) + training["launch"] + max(up_j - update["uplink"], 0.0) + radio_fixed_j,
+            "fixed": max(launches_j, 0.0) + training["launch"] + max(up_j - update["uplink"], 0.0) + radio_fixed_j,
             "update": math.fsum(update.values()),
         }
-
-    def budgeted_bits(self, payload_bits: float) -> float:
-        """Return the bits of a payload that its entries cause: all but its header, which is fixed; 0 without a radio."""
-        return max(payload_bits - self._frame_bits, 0.0) if self.radio else 0.0
 
     def _training_counts(self, work: Work) -> Counts:
         """Forward and backward arithmetic, the local optimiser's dense steps, and writing the model that was received.

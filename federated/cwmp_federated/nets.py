@@ -9,17 +9,17 @@ from torch import Tensor, nn
 class PatchCnn(nn.Module):
     """Convolution over 4x4 patches, a 3x3 convolution, one large linear layer and a classifier, for 28x28 grey images.
 
-    157,146 parameters, 96% of them in `fc1`: 0.6 MB of weights, which with their gradients do not fit into a 1 MiB cache,
-    while everything else fits into the smallest. Without pooling it trains several times faster than `cnn`.
+    155,546 parameters, 95% of them in `fc1`: 0.6 MB of weights, which with their gradients do not fit into a 1 MiB cache,
+    while everything else does. Strides instead of pooling: it trains several times faster than `cnn`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.input_shape = (1, 28, 28)
         self.conv1 = nn.Conv2d(1, 16, 4, stride=4)
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.fc1 = nn.Linear(32 * 7 * 7, 96)
-        self.fc2 = nn.Linear(96, 10)
+        self.conv2 = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.fc1 = nn.Linear(32 * 4 * 4, 288)
+        self.fc2 = nn.Linear(288, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits of shape (batch, 10) for images (batch, 1, 28, 28)."""
