@@ -29,6 +29,8 @@ VERBS: tuple[str, ...] = (
     "validate",
     "compare",
     "report",
+    "train",
+    "pareto",
     "radios",
     "radio_sink",
     "schema",
