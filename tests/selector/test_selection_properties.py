@@ -408,6 +408,23 @@ else:
     assert done.returncode == 0, done.stderr
 
 
+@needs_numba
+def test_read_only_installation_compiles_without_a_cache(monkeypatch):
+    """Where Numba finds no place for its cache it raises RuntimeError: kernels are then compiled for the process."""
+    import numba
+
+    real = numba.njit
+
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    kernel = fast._compiled.__wrapped__(fast._largest)
+    assert kernel(np.array([3, 9, 5], dtype=np.uint32), np.uint32(0x7FFFFFFF)) == 9
+
+
 def test_importing_the_selector_does_not_import_numba():
     """Numba costs a second to import: only the first compiled selection pays it."""
     code = "import sys, cwmp_selector.selector; raise SystemExit('numba' in sys.modules)"
