@@ -415,10 +415,10 @@ def test_read_only_installation_compiles_without_a_cache(monkeypatch):
 
     real = numba.njit
 
-    def njit(**options):
+    def njit(*functions, **options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
-        return real(**options)
+        return real(*functions, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
     kernel = fast._compiled.__wrapped__(fast._largest)
