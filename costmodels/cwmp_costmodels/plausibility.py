@@ -14,10 +14,12 @@ from cwmp_costmodels.schema import Profile
 from cwmp_profiler.provenance import Provenance
 
 DRAM_J_PER_BIT: Mapping[str, float] = {"LPDDR4": 8e-12, "GDDR5": 14e-12, "HBM2": 3.9e-12, "DDR3": 70e-12}
-"""Joules per bit of the memory device alone, without the path to it."""
+"""Joules per bit of the memory device alone, without the path to it.
+
+GDDR5 and HBM2: O'Connor et al., MICRO 2017. LPDDR4 and DDR3 are quoted from memory (unverified)."""
 
 DRAM_RANGE = (1.0, 8.0)
-"""Multiples of the device value that a path-level value may have."""
+"""Multiples of the device value that a path-level value may have: a choice of this program, no published bound."""
 
 OPERATION_45NM_J: Mapping[str, float] = {
     "float32": (3.7e-12 + 0.9e-12) / 2,
@@ -27,10 +29,10 @@ OPERATION_45NM_J: Mapping[str, float] = {
 """Mean of one multiplication and one addition at 45 nm (Horowitz, ISSCC 2014); bfloat16 is taken as float16."""
 
 PROCESS_GAIN = 10.0
-"""How far below 45 nm an operation may be on a newer process before it is doubted."""
+"""How far below 45 nm an operation may be on a newer process before it is doubted: a choice of this program."""
 
 CORE_OVERHEAD = 1000.0
-"""How far above the bare operation a core (fetch, decode, registers, idle lanes) may be before it is doubted."""
+"""How far above the bare operation a core (fetch, decode, registers, idle lanes) may be before it is doubted: a choice too."""
 
 _KIND_MEMORIES: Mapping[str, Sequence[str]] = {"jetson": ("LPDDR4",), "rpi5": ("LPDDR4",), "cuda": ("GDDR5", "HBM2")}
 _MODEL_MEMORIES: Mapping[str, Sequence[str]] = dict.fromkeys(

@@ -32,6 +32,11 @@ def test_these_profiles_ship_and_nothing_measured_is_claimed():
             assert coefficient.low is coefficient.high is None
 
 
+@pytest.mark.parametrize("name", ["dram-lpddr4", "dram-ddr3", "k40-paths"])
+def test_figures_that_were_not_found_in_their_source_say_so(name):
+    assert all("(unverified)" in c.citation for c in load_profile(name).coefficients.values())
+
+
 def test_horowitz_table():
     """Multiply 3.7, add 0.9 pJ (float32), 1.1 and 0.4 (float16); 20 and 100 pJ per 64 bits of 32 KB and 1 MB; DRAM 1.3-2.6 nJ."""
     found = {name: c.value for name, c in load_profile("horowitz-45nm").coefficients.items()}
