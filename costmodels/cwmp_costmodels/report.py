@@ -112,18 +112,11 @@ def _facts(profile: Profile) -> str:
             "meter",
             f"{profile.meter.name} ({profile.meter.provenance}): {', '.join(r.name for r in profile.meter.rails) or '-'}",
         ),
-        ("against a reference", _gain(profile)),
+        ("against a reference", profile.meter.calibration() or "-"),
         ("made", f"{profile.created} by {profile.tool}"),
     ]
     rows += [("note", note) for note in profile.meter.notes]
     return _table(("", "what"), rows, words=("what",))
-
-
-def _gain(profile: Profile) -> str:
-    gain = profile.meter.gain
-    if gain is None:
-        return "not calibrated: the meter's gain is unknown"
-    return f"gain {gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}] against {profile.meter.reference}"
 
 
 def _coefficients(items: Iterable[tuple[str, Coefficient]]) -> str:

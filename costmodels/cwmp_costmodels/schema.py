@@ -112,6 +112,21 @@ class MeterBlock(_Model):
     reference: str | None = None
     """Meter that gain and offset are against."""
 
+    def calibration(self) -> str | None:
+        """Return gain and offset in one line; None where no gain is known and none could be: nothing was read."""
+        if self.gain is None:
+            if not self.rails or self.provenance in {Provenance.ESTIMATED, Provenance.LITERATURE}:
+                return None
+            return "gain unknown: never held against a better meter ('cwmp-profile calibrate')"
+        text = f"meter gain {self.gain.value:.4g}"
+        if self.gain.low is not None and self.gain.high is not None:
+            text += f" ({self.gain.low:.4g} to {self.gain.high:.4g})"
+        if self.offset_w is not None:
+            text += f", offset {self.offset_w:.3g} W"
+            if self.offset_low_w is not None and self.offset_high_w is not None:
+                text += f" ({self.offset_low_w:.3g} to {self.offset_high_w:.3g})"
+        return f"{text} against {self.reference or 'an unnamed reference'}; joules are as the meter read them"
+
 
 class HeldOut(_Model):
     """Error on one workload family that the fit did not see."""

@@ -32,6 +32,29 @@ def test_an_estimated_profile_says_so_loudly(capsys, tmp_path):
     assert "ESTIMATED, not measured" in capsys.readouterr().out.splitlines()[1]
 
 
+def test_the_meters_gain_is_shown_or_called_unknown(capsys, tmp_path):
+    from cwmp_costmodels.schema import Coefficient, RailBlock
+
+    profile = load_profile("simulated-board")
+    meter = profile.meter.model_copy(update={"rails": [RailBlock(name="board", kind="board")]})
+    path = save_profile(profile.model_copy(update={"meter": meter}), tmp_path / "p.json")
+    assert main(["show", str(path)]) == 0
+    assert "gain unknown" in capsys.readouterr().out
+    gain = Coefficient(value=1.0761, low=1.0662, high=1.0849, unit="1", status="identified")
+    known = {"gain": gain, "offset_w": 0.614, "offset_low_w": 0.5, "offset_high_w": 0.71, "reference": "wall"}
+    path = save_profile(profile.model_copy(update={"meter": meter.model_copy(update=known)}), tmp_path / "q.json")
+    assert main(["show", str(path)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "meter gain 1.076 (1.066 to 1.085), offset 0.614 W (0.5 to 0.71) against wall; joules are as the meter" in told
+    )
+
+
+def test_where_nothing_was_read_no_gain_is_missed(capsys):
+    assert main(["show", "dram-hbm2"]) == 0
+    assert "gain unknown" not in capsys.readouterr().out
+
+
 def test_json_is_the_profile(capsys):
     assert main(["show", "simulated-board", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == load_profile("simulated-board").model_dump(mode="json")
