@@ -33,12 +33,14 @@ def train_client(message: Message, context: Context) -> Message:
         generator(config.seed, round_of(message), client.index, 1),
     )
     records: OrderedDict[str, ArrayRecord] = OrderedDict()
+    threshold: dict[str, float] = {}
     kept: dict[str, Tensor] | None = None
     if config.sparse_step:
         gradient = first_gradient(model, images, labels, plan[0])
         estimate = {name: -config.learning_rate * len(plan) * g for name, g in gradient.items()}
         update = client.select(estimate, client.feedback(), message, local_steps=len(plan))
         kept = dict(update.indices)
+        threshold["lambda"] = update.lambda_
         records[wire.KEPT] = wire.to_record(
             {
                 **{f"index/{name}": index for name, index in kept.items()},
@@ -56,7 +58,7 @@ def train_client(message: Message, context: Context) -> Message:
     )
     records[wire.ARRAYS] = wire.to_record(state_of(model))
     metrics = MetricRecord(
-        {wire.NUM_EXAMPLES: len(labels), "loss": done.loss, "steps": done.steps, "images": done.images}
+        {wire.NUM_EXAMPLES: len(labels), "loss": done.loss, "steps": done.steps, "images": done.images, **threshold}
     )
     return Message(RecordDict({**records, wire.METRICS: metrics}), reply_to=message)
 

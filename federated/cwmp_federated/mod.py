@@ -8,8 +8,10 @@ encoded update, report     <---  change + residual, selection by joules, residua
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -21,11 +23,12 @@ from cwmp_federated.errors import FederatedError
 from cwmp_federated.learning import State, parameter_shapes
 from cwmp_federated.selection import VALUE_FORMATS, select_update
 from cwmp_federated.setup import Setup, client_of, make_setup, number
+from cwmp_federated.threshold import CAP, LAMBDA
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.update import SparseUpdate
 
 RESIDUAL, MODEL, VERSION = "cwmp-residual", "cwmp-model", "cwmp-version"
-ROUND, LAMBDA, BASE = "server-round", "cwmp-lambda", "cwmp-base"
+ROUND, BASE = "server-round", "cwmp-base"
 
 SetupOf = Callable[[Context], Setup]
 TrainFunction = Callable[[Message, Context], Message]
@@ -58,6 +61,7 @@ class Client:
             feedback=feedback,
             local_steps=local_steps,
             lambda_=wire.real(wire.config_of(message), LAMBDA),
+            cap_j=wire.real(wire.config_of(message), CAP),
             seed=number(self.config.seed, round_of(message), self.index, 2),
         )
 
@@ -159,6 +163,7 @@ def _compress(
     changes = {name: trained[name] - base[name] for name in shapes}
     if wire.KEPT in reply.content.array_records:
         update, feedback = _sparse_step_update(client, reply.content.array_records[wire.KEPT], changes)
+        update = replace(update, lambda_=wire.real(metrics, "lambda") or 0.0)
     else:
         feedback = client.feedback()
         update = client.select(changes, feedback, message, local_steps=1)
@@ -193,18 +198,19 @@ def _compress(
         images=images,
         received=received,
     )
-    report.numbers.update(_numbers(client, work, steps))
+    report.numbers.update(_numbers(client, work, steps, update.lambda_))
     out.content.update(wire.report_records(report))
     return out
 
 
-def _numbers(client: Client, work: Work, steps: int) -> dict[str, float]:
+def _numbers(client: Client, work: Work, steps: int, lambda_: float) -> dict[str, float]:
     joules = client.energy.report(work)
     dense_j = client.energy.marginal(steps).dense_j()
     budget_j = None if client.config.rule == "dense" else client.budget.joules(dense_j)
     return {
         **joules,
         "client": client.index,
+        "lambda": lambda_ if math.isfinite(lambda_) else -1.0,
         "budget": -1.0 if budget_j is None else budget_j,
         "payload_bytes": work.payload_bytes,
         "bytes_up": work.bytes_up,

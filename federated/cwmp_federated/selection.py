@@ -27,6 +27,7 @@ def select_update(
     feedback: ErrorFeedback | None,
     local_steps: int = 1,
     lambda_: float | None = None,
+    cap_j: float | None = None,
     seed: int = 0,
 ) -> SparseUpdate:
     """Choose what to send of a client's changes.
@@ -38,7 +39,8 @@ def select_update(
         config: The run: rule, value bits.
         feedback: What was not sent before is added, and what is not sent now is kept; None drops it.
         local_steps: Steps in which the kept entries will be written (sparse step).
-        lambda_: Common threshold, value per joule, of all clients; the budget does not bind then.
+        lambda_: Common threshold, value per joule, of all clients.
+        cap_j: Most that this client may spend under a common threshold, instead of its own budget.
         seed: Seed of a random rule.
 
     Returns:
@@ -49,8 +51,8 @@ def select_update(
     corrected = feedback.add(changes) if feedback is not None else changes
     if config.rule == "dense":
         update = Selector(costs, rule=rule, values=values).select(corrected)
-    elif lambda_ is not None:
-        update = Selector(costs, rule=rule, values=values, seed=seed).select(corrected, lambda_=lambda_)
+    elif cap_j is not None:
+        update = Selector(costs, budget_j=cap_j, rule=rule, values=values, seed=seed).select(corrected, lambda_=lambda_)
     elif budget.kind == "density":
         entries = sum(change.numel() for change in changes.values())
         count = max(round(budget.value * entries), 1)

@@ -17,7 +17,7 @@ from cwmp_federated.config import RunConfig
 from cwmp_federated.datasets import Dataset, load_dataset
 from cwmp_federated.energy import ClientEnergy
 from cwmp_federated.errors import FederatedError
-from cwmp_federated.learning import build_model
+from cwmp_federated.learning import State, build_model, state_of
 from cwmp_federated.partitions import Indices, partition
 
 
@@ -31,6 +31,7 @@ class Setup:
         parts: Image indices by client.
         profiles: Profile by client.
         model: A model to train with; its weights are loaded before each use.
+        initial: The weights that a run starts from.
     """
 
     config: RunConfig
@@ -38,6 +39,7 @@ class Setup:
     parts: list[Indices]
     profiles: list[str]
     model: nn.Module
+    initial: State
     _energies: dict[str, ClientEnergy] = field(default_factory=dict)
 
     def energy(self, profile: str) -> ClientEnergy:
@@ -71,12 +73,14 @@ def make_setup(config: RunConfig) -> Setup:
         test_limit=config.test_limit,
         verify=not config.any_archive,
     )
+    model = build_model(config.model, dataset, config.seed)
     return Setup(
         config=config,
         dataset=dataset,
         parts=partition(dataset.train_y.numpy(), config.clients, config.partition, config.seed),
         profiles=assign_profiles(parse_mix(config.profile), config.clients, config.seed),
-        model=build_model(config.model, dataset, config.seed),
+        model=model,
+        initial=state_of(model),
     )
 
 

@@ -23,7 +23,6 @@ from cwmp_federated.admission import Admission, Gate, LeftOut, Limits, entry_of
 from cwmp_federated.downlink import Downlink
 from cwmp_federated.learning import State
 from cwmp_federated.ledger import Entry, Ledger
-from cwmp_federated.mod import LAMBDA
 from cwmp_federated.shared_budget import SharedBudget
 
 
@@ -99,8 +98,8 @@ class CwmpStrategy(Strategy):
         number = self.round_of(server_round)
         if self._before_round is not None:
             self._before_round(number)
-        if self.shared is not None and self.shared.lambda_ is not None:
-            config[LAMBDA] = self.shared.lambda_
+        if self.shared is not None:
+            self.shared.fill(config)
         with _seeded(self._seed, number):
             messages = list(self.inner.configure_train(number, arrays, config, grid))
         self._model = wire.to_state(arrays)
@@ -125,8 +124,8 @@ class CwmpStrategy(Strategy):
             arrays, metrics = self.inner.aggregate_train(number, self._dense(outcome))
             arrays = self._checked(arrays, outcome)
         self.ledger.entries += entries
-        if self.shared is not None and entries:
-            self.shared.spent(entries)
+        if self.shared is not None:
+            self.shared.spent(outcome.accepted)
         if self._on_round is not None:
             left_out = sorted(outcome.left_out, key=lambda out: out.node)
             self._on_round(RoundOutcome(round=number, entries=entries, left_out=left_out, loss=_loss(outcome)))

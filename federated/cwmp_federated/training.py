@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from cwmp_federated.config import RunConfig
 from cwmp_federated.downlink import Downlink
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
-from cwmp_federated.learning import State, evaluate, load_state, parameter_shapes, state_of
+from cwmp_federated.learning import State, evaluate, load_state, parameter_shapes
 from cwmp_federated.ledger import Ledger, load_ledger, save_ledger
 from cwmp_federated.meter import RoundMeter
 from cwmp_federated.partitions import save_partition
@@ -101,7 +102,7 @@ class Server:
         self._setup, self._config, self._store, self._grid = setup, setup.config, store, grid
         self._on_row, self._meter = on_row, meter
         self._shapes = parameter_shapes(setup.model)
-        self._state = state_of(setup.model)
+        self._state: State = OrderedDict((name, tensor.clone()) for name, tensor in setup.initial.items())
         buffers = {name: tuple(t.shape) for name, t in self._state.items() if name not in self._shapes}
         self.result = RunResult(config=setup.config)
         self._downlink = Downlink(self._shapes, setup.config.value_bits) if setup.config.downlink == "union" else None

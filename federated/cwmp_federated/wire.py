@@ -41,8 +41,9 @@ LEDGER_FIELDS = (
     "bytes_down",
     "kept",
     "entries",
+    "lambda",
 )
-"""Numbers of the report, in the order in which they travel; a budget of -1 is none."""
+"""Numbers of the report, in the order in which they travel; a budget or lambda of -1 is none."""
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -169,7 +170,7 @@ def read_report(content: RecordDict, *, max_examples: int) -> Report:
         raise PayloadError("the energy report is incomplete; use the same release on both sides")
     named = dict(zip(LEDGER_FIELDS, map(float, numbers), strict=True))
     for name, value in named.items():
-        if not math.isfinite(value) or (value < 0 and not (name == "budget" and value == -1)):
+        if not math.isfinite(value) or (value < 0 and not (name in ("budget", "lambda") and value == -1)):
             raise PayloadError(f"the energy report says {name} = {value}")
     profile, provenance = device.get("profile"), device.get("provenance")
     if not isinstance(profile, str) or not 0 < len(profile) <= 200 or provenance not in list(Provenance):

@@ -58,7 +58,9 @@ def binary_archive(folder, batches):
 
 def python_archive(folder, batches):
     members = {
-        f"cifar-10-batches-py/{name}": pickle.dumps({b"labels": labels.tolist(), b"data": data, b"batch_label": b"x"}, 2)
+        f"cifar-10-batches-py/{name}": pickle.dumps(
+            {b"labels": labels.tolist(), b"data": data, b"batch_label": b"x"}, 2
+        )
         for name, (labels, data) in batches.items()
     }
     tar_gz(folder / "cifar-10-python.tar.gz", members)
@@ -187,4 +189,6 @@ def test_a_download_is_kept_and_checked(tmp_path, monkeypatch):
 
 
 def test_hashes_are_those_of_decompressed_contents():
-    assert set(idx.SHA256) == {f"{p}-{k}.gz" for p in ("train", "t10k") for k in ("images-idx3-ubyte", "labels-idx1-ubyte")}
+    assert set(idx.SHA256) == {
+        f"{p}-{k}.gz" for p in ("train", "t10k") for k in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    }

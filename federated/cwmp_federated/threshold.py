@@ -1,0 +1,7 @@
+"""Keys of a train message's configuration by which the server hands out a common threshold."""
+
+LAMBDA = "cwmp-lambda"
+"""Value per joule below which no client keeps an entry."""
+
+CAP = "cwmp-cap-j"
+"""Joules that a client may spend at most."""

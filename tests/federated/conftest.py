@@ -1,0 +1,14 @@
+"""A network with enough parameters for payloads to outweigh envelopes, importable as `module:callable`."""
+
+import os
+import sys
+import types
+
+from cwmp_costmodels.models import Mlp
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+_nets = types.ModuleType("cwmp_federated_test_nets")
+_nets.wide = lambda: Mlp(num_classes=10, input_shape=(1, 8, 8), hidden=(512, 128))
+sys.modules["cwmp_federated_test_nets"] = _nets
