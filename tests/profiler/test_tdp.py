@@ -43,7 +43,10 @@ def test_models_are_found_by_the_name_that_the_kernel_shows(shown, power_w, thre
     assert found.model in found.source
 
 
-@pytest.mark.parametrize("shown", ["AMD EPYC", "Intel(R) Xeon(R) CPU @ 2.20GHz", "AMD EPYC 7B12", "", "i7-8700K"])
+@pytest.mark.parametrize(
+    "shown",
+    ["AMD EPYC", "Intel(R) Xeon(R) CPU @ 2.20GHz", "AMD EPYC 7B12", "", "i7-8700K", "Intel(R) Core(TM) i9-14900K"],
+)
 def test_a_name_that_is_not_a_whole_model_is_unknown(shown):
     assert rated_power(shown) is None
 

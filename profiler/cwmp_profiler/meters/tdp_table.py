@@ -1,7 +1,10 @@
 """Rated powers of CPU packages, as their makers state them: what the `tdp` meter estimates from.
 
-Each group names the maker's page that its figures are from (Intel: TDP or Processor Base Power, AMD: Default TDP). A model is
-listed only where the figure is certain; one that is absent is unknown, and the user gives `--tdp-w`.
+Intel: TDP or Processor Base Power; AMD: Default TDP. Every row (watts and threads) was compared on 2026-11-22 with copies of the
+makers' own tables: Intel ARK and AMD's processor specifications as exported into github.com/felixsteinke/cpu-spec-dataset (July
+2023) and, for models after that and as a second look at those before, into github.com/mlco2/codecarbon (2025; its Intel table
+has no threads). The makers' pages themselves were not opened. A model on which these copies are silent or differ is not listed:
+it is unknown, and the user gives `--tdp-w`.
 """
 
 from __future__ import annotations
@@ -37,11 +40,11 @@ _GROUPS: tuple[tuple[str, str, str], ...] = (
         """
         i5-6600K 91 4, i7-6700K 91 8, i7-6700 65 8, i5-7600K 91 4, i7-7700K 91 8, i7-7700 65 8, i7-4770K 84 8, i7-4790K 88 8,
         i5-8250U 15 8, i7-8550U 15 8, i5-8265U 15 8, i7-8565U 15 8, i5-8400 65 6, i5-8600K 95 6, i7-8700 65 12, i7-8700K 95 12,
-        i7-8750H 45 12, i7-9750H 45 12, i7-10750H 45 12, i7-10875H 45 16, i7-11800H 45 16, i5-9600K 95 6, i7-9700K 95 8,
+        i7-8750H 45 12, i7-9750H 45 12, i7-10750H 45 12, i7-10875H 45 16, i5-9600K 95 6, i7-9700K 95 8,
         i9-9900K 95 16, i5-10600K 125 12, i7-10700 65 16, i7-10700K 125 16, i9-10900K 125 20, i5-11600K 125 12,
         i7-11700K 125 16, i9-11900K 125 16, i5-12600K 125 16, i7-12700K 125 20, i9-12900K 125 24, i7-12700H 45 20,
         i9-12900H 45 20, i5-1240P 28 16, i7-1260P 28 16, i5-1340P 28 16, i7-1360P 28 16, i7-13700H 45 20, i5-13600K 125 20,
-        i7-13700K 125 24, i9-13900K 125 32, i5-14600K 125 20, i7-14700K 125 28, i9-14900K 125 32
+        i7-13700K 125 24, i9-13900K 125 32
         """,
     ),
     (
