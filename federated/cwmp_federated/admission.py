@@ -100,17 +100,23 @@ class Gate:
         self.shapes, self.buffers, self.limits = dict(shapes), dict(buffers), limits
         self._entries = sum(math.prod(shape) for shape in shapes.values())
 
-    def admit(self, replies: Iterable[Message], asked: Iterable[int]) -> Admission:
+    def admit(
+        self, replies: Iterable[Message], asked: Iterable[int], sent: Mapping[str, int] | None = None
+    ) -> Admission:
         """Decide about the replies of a round.
 
         Args:
             replies: What came back in time.
             asked: Ids of the nodes that were asked.
+            sent: Node by id of the message that asked it. The server itself answers for a node that has gone, under its
+                own node id; this tells for whom.
         """
         outcome = Admission()
-        silent = set(asked)
+        silent, sent = set(asked), sent or {}
         for reply in sorted(replies, key=lambda message: message.metadata.src_node_id):
             node = reply.metadata.src_node_id
+            if reply.has_error():
+                node = sent.get(reply.metadata.reply_to_message_id, node)
             silent.discard(node)
             if reply.has_error():
                 outcome.left_out.append(LeftOut(node, f"failed: {one_line(reply.error.reason)}"))

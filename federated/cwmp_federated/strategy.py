@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp.grid import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -85,7 +85,7 @@ class CwmpStrategy(Strategy):
         self._seed, self._offset = seed, first_round - 1
         self._before_round, self._on_round = before_round, on_round
         self._model: State = OrderedDict()
-        self._asked: list[int] = []
+        self._asked: list[Metadata] = []
 
     def round_of(self, server_round: int) -> int:
         """Return the run's round for Flower's."""
@@ -103,7 +103,7 @@ class CwmpStrategy(Strategy):
         with _seeded(self._seed, number):
             messages = list(self.inner.configure_train(number, arrays, config, grid))
         self._model = wire.to_state(arrays)
-        self._asked = [message.metadata.dst_node_id for message in messages]
+        self._asked = [message.metadata for message in messages]
         if self.downlink is not None:
             self.downlink.publish(self._model)
             for message in messages:
@@ -115,7 +115,9 @@ class CwmpStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Decode and validate every reply, then let the wrapped strategy aggregate the valid ones."""
         number = self.round_of(server_round)
-        outcome = self.gate.admit(replies, self._asked)
+        asked = [metadata.dst_node_id for metadata in self._asked]
+        sent = {metadata.message_id: metadata.dst_node_id for metadata in self._asked}
+        outcome = self.gate.admit(replies, asked, sent)
         if self.downlink is not None:
             self.downlink.acknowledge([a.node for a in outcome.accepted], [out.node for out in outcome.left_out])
         entries = [entry_of(accepted, number) for accepted in outcome.accepted]
@@ -166,7 +168,8 @@ class CwmpStrategy(Strategy):
         """Keep the old model if the new one is not finite; undo rounding where no client changed anything."""
         if arrays is None:
             return None
-        state = wire.to_state(arrays)
+        averaged = wire.to_state(arrays)
+        state = OrderedDict((name, averaged[name].to(tensor.dtype)) for name, tensor in self._model.items())
         if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
             outcome.left_out += [
                 LeftOut(a.node, "the average was not finite; the round is void") for a in outcome.accepted
@@ -179,7 +182,7 @@ class CwmpStrategy(Strategy):
                 touched[accepted.update.indices[name]] = True
             rounding = ~touched & torch.isclose(new, old, rtol=1e-6, atol=0.0)
             new[rounding] = old[rounding]
-            state[name] = new.view(self._model[name].shape).to(self._model[name].dtype)
+            state[name] = new.view(self._model[name].shape)
         return wire.to_record(state)
 
 

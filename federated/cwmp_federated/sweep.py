@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -91,8 +93,6 @@ def run_sweep(
 
 def run_point(config: RunConfig) -> Point:
     """Run one training and return its line."""
-    import time
-
     from cwmp_federated.training import run_training
 
     started = time.monotonic()
@@ -169,7 +169,9 @@ def _run_all(configs: Sequence[RunConfig], jobs: int) -> Iterable[Point]:
             torch.set_num_threads(threads)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(configs)), mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(configs)), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
         pending = {pool.submit(run_point, config) for config in configs}
         try:
             while pending:
@@ -179,6 +181,18 @@ def _run_all(configs: Sequence[RunConfig], jobs: int) -> Iterable[Point]:
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _start_worker(parent: int) -> None:
+    """Use one thread, and end with the sweep: a worker whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    _one_thread()
 
 
 def _one_thread() -> None:
