@@ -129,6 +129,8 @@ def statistics(block: FitBlock) -> Iterator[tuple[str, str]]:
         yield "left out", ", ".join(f"{count} {reason}" for reason, count in block.left_out.items())
     yield "error on them", _errors(block.energy_error, block.time_error)
     yield from _held_out(block)
+    if block.dynamic_share is not None:
+        yield "joules of work", f"up to {block.dynamic_share:.1%} of a window's; the rest is static power"
     yield from _misfit(block)
     yield from _conditioning(block)
     yield "bootstrap", f"{block.bootstrap} draws, seed {block.seed}"

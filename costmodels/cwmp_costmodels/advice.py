@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cwmp_costmodels.diagnostics import Conditioning, lacking
+from cwmp_costmodels.diagnostics import BLIND_SHARE, Conditioning, lacking
 from cwmp_costmodels.gather import UPDATE, Gathered
 from cwmp_costmodels.plausibility import plausibility_warnings
 from cwmp_costmodels.schema import FitBlock, LackOfFit, Profile
@@ -24,6 +24,7 @@ def complete(profile: Profile, found: Gathered, static: Sequence[str], condition
         return profile
     warnings = [
         *_estimated(profile),
+        *_blind(profile),
         *_misfit(block),
         *_updates(block),
         *found.warnings,
@@ -46,6 +47,16 @@ def _estimated(profile: Profile) -> list[str]:
     return [warning]
 
 
+def _blind(profile: Profile) -> list[str]:
+    share = profile.fit.dynamic_share if profile.fit is not None else None
+    if share is None or share >= BLIND_SHARE:
+        return []
+    return [
+        f"the fit is bad: meter {profile.meter.name} hardly sees the work, which adds at most {share:.1%} to static power; its "
+        "coefficients are noise; take a meter that sees this device (see 'cwmp-profile check' and 'cwmp-profile devices')"
+    ]
+
+
 def _misfit(block: FitBlock) -> list[str]:
     found = []
     for what, lack in (("energy", block.energy_lack), ("time", block.time_lack)):
@@ -53,7 +64,8 @@ def _misfit(block: FitBlock) -> list[str]:
             found.append(_lack(what, lack, block.verdict))
     groups = [group for group in block.held_out if group.family != UPDATE]
     worst = max(groups, key=lambda group: max(group.energy_error, group.time_error), default=None)
-    if not found and block.verdict in ("doubtful", "bad") and not block.drift and worst is not None:
+    blind = block.dynamic_share is not None and block.dynamic_share < BLIND_SHARE
+    if not found and block.verdict in ("doubtful", "bad") and not block.drift and not blind and worst is not None:
         found.append(
             f"the fit is {block.verdict}: without {worst.family} it predicts {worst.family} to {worst.energy_error:.1%} of energy and "
             f"{worst.time_error:.1%} of time, where repeats differ by {block.repeat_spread or 0:.1%}; trust costs only near the work "

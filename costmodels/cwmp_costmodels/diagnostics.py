@@ -34,6 +34,9 @@ BAD_HELD_OUT = 0.15
 BAD_DRIFT = 0.03
 """Drift (relative standard deviation) from which a session is called bad."""
 
+BLIND_SHARE = 0.05
+"""Share of joules above static power under which a meter does not see the work, whatever fits."""
+
 DRIFT_SIGMAS = 3.5
 """A serial correlation this many standard errors above zero is called drift."""
 
@@ -150,7 +153,11 @@ def order_correlation(fit: LinearFit, order: Index) -> tuple[float, float]:
 
 
 def judge(
-    lacks: Sequence[LackOfFit | None], held_out_error: float | None, noise: float | None, drift: float
+    lacks: Sequence[LackOfFit | None],
+    held_out_error: float | None,
+    noise: float | None,
+    drift: float,
+    dynamic_share: float | None = None,
 ) -> Verdict | None:
     """Return the verdict on a fit: `good`, `doubtful` or `bad`; None where nothing allows one.
 
@@ -159,7 +166,10 @@ def judge(
         held_out_error: Largest mean absolute relative error on a held-out group of the main fit's own windows.
         noise: Relative spread of repeats.
         drift: Relative standard deviation of the part of the noise that neighbours in time share.
+        dynamic_share: Share of joules that work adds where it adds most; None where the meter cannot tell.
     """
+    if dynamic_share is not None and dynamic_share < BLIND_SHARE:
+        return "bad"
     tests = [lack for lack in lacks if lack is not None]
     if not tests and held_out_error is None:
         return None

@@ -70,6 +70,7 @@ def fit_block(
     ]
     own = [group for group in held_out.groups if group.family != UPDATE]
     worst = max((max(group.energy_error, group.time_error) for group in own), default=None)
+    share = None if attributed else _dynamic_share(models, used)
     return FitBlock(
         windows=len(used),
         points=len(np.unique(used.point)),
@@ -86,10 +87,18 @@ def fit_block(
         seed=seed,
         static="attributed" if attributed else "both",
         repeat_spread=noise,
-        verdict=judge([energy_lack, time_lack], worst, noise, max(drifts)),
+        verdict=judge([energy_lack, time_lack], worst, noise, max(drifts), share),
         energy_lack=energy_lack,
         time_lack=time_lack,
         left_out=found.left_out,
         order_correlation=max(correlations, key=lambda pair: pair[1])[0],
         drift=max(drifts),
+        dynamic_share=share,
     )
+
+
+def _dynamic_share(models: Models, used: Samples) -> float | None:
+    """Return what share of the joules work adds to static power where it adds most: a constant reading fits well, and says nothing."""
+    dynamic = used.x @ models.energy.coef[1:]
+    share = (dynamic / np.maximum(dynamic + models.energy.coef[0] * used.duration_s, 1e-300))[used.active]
+    return float(np.quantile(share, 0.9)) if len(share) else None

@@ -206,6 +206,8 @@ class FitBlock(_Model):
     """Serial correlation of the noise in measured order; near 0 unless the device drifts."""
     drift: NonNegative = 0.0
     """Relative standard deviation of the part of the noise that neighbours in time share; 0 unless it is significant."""
+    dynamic_share: NonNegative | None = None
+    """Share of joules that work adds to static power where it adds most (90th percentile of windows); None if estimated."""
     warnings: list[str] = []
     measurements: list[MeasurementsRef] = []
     residuals: list[Residual] = []

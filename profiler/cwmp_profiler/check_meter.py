@@ -22,7 +22,7 @@ FEW_TICKS = 100
 READ_NOTE, READ_CARE = 0.001, 0.01
 """Share of a window that reading the meter may take: unnoticed, and without care."""
 
-BLIND_SHARE = 0.02
+BLIND_SHARE = 0.05
 """The most powerful work must draw this much more than idle, or the meter does not see the work."""
 
 

@@ -49,6 +49,23 @@ def test_identified_coefficients_are_within_ten_percent_of_truth(truth, measure_
     assert profile.fit.held_out_time_error < 1.5 * noise
 
 
+def test_a_meter_that_does_not_see_the_work_gives_no_good_fit(truth, measure_simulated):
+    """A reading that is constant is described well by static power alone, which says nothing of work."""
+    known = truth()
+    still = {
+        name: found if name == "static_power" else found.model_copy(update={"value": 0.0})
+        for name, found in known.coefficients.items()
+    }
+    session = measure_simulated(known.model_copy(update={"coefficients": still, "name": "blind"}), preset="quick")
+    block = fit_sessions([session], bootstrap=50).fit
+    assert block.verdict == "bad"
+    assert block.dynamic_share < 0.05
+    assert "hardly sees the work" in block.warnings[0]
+    sound = fit_sessions([measure_simulated(known, preset="quick", name="seen.jsonl")], bootstrap=50).fit
+    assert sound.dynamic_share > 0.3
+    assert sound.verdict == "good"
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say(truth, measure_simulated):
     """Over 25 seeds the 95% intervals hold the truth 90 to 99% of the time, over all coefficients."""
     known = truth()
