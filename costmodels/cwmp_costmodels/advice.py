@@ -51,10 +51,11 @@ def _blind(profile: Profile) -> list[str]:
     share = profile.fit.dynamic_share if profile.fit is not None else None
     if share is None or share >= BLIND_SHARE:
         return []
-    return [
+    warning = (
         f"the fit is bad: meter {profile.meter.name} hardly sees the work, which adds at most {share:.1%} to static power; its "
         "coefficients are noise; take a meter that sees this device (see 'cwmp-profile check' and 'cwmp-profile devices')"
-    ]
+    )
+    return [warning]
 
 
 def _misfit(block: FitBlock) -> list[str]:
