@@ -83,6 +83,8 @@ def measure(
         for target in targets:
             radio = _radio_points(radio_sink, target, preset.value, radio_pause_s) if radio_sink else []
             session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio)
+            if radio and not dry_run and target.device.info.kind != "simulated":
+                _try_sink(radio)
             if desk is not None:
                 desk.serve(session, target.part, dry_run=dry_run)
                 continue
@@ -117,6 +119,15 @@ def _radio_points(sink: str, target: Target, preset: str, pause_s: float | None)
 
     where = SIMULATED_SINK if target.device.info.kind == "simulated" else sink
     return radio_points(where, preset=preset, longest_pause_s=pause_s or LONGEST_PAUSE_S)
+
+
+def _try_sink(points: Iterable[Point]) -> None:
+    """Send one byte over each protocol of the plan: a sink that is not there shows now, not minutes into the session."""
+    from cwmp_profiler.radio_link import RadioLink
+
+    for sink, protocol in sorted({(point.params["sink"], point.params["protocol"]) for point in points}):
+        with RadioLink(sink, protocol) as link:
+            link.send(1)
 
 
 def _path_of(output: Path | None, target: Target) -> Path:

@@ -33,6 +33,26 @@ def test_a_simulated_session_is_measured_and_said_to_be_simulated(tmp_path, caps
     assert f"cwmp-profile fit {path}" in captured.err.replace("\n", "")
 
 
+def test_a_radio_sink_that_is_not_there_shows_before_the_first_window(tmp_path, capsys):
+    path = tmp_path / "m.jsonl"
+    argv = [
+        "measure",
+        "--device",
+        "cpu",
+        "--meter",
+        "tdp",
+        "--preset",
+        "quick",
+        "--radio-sink",
+        "127.0.0.1:1",
+        "-o",
+        str(path),
+    ]
+    assert main(argv) == 1
+    assert "sink 127.0.0.1:1 (tcp)" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not path.exists()
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*SIMULATED, "--dry-run"]) == 0
