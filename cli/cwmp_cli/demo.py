@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,9 @@ def demo(
     from cwmp_profiler.errors import SessionError
 
     began = time.monotonic()
+    for package in ("matplotlib", "flwr") if train else ("matplotlib",):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"no module named {package}", name=package)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
