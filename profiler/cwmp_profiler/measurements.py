@@ -285,7 +285,7 @@ class MeasurementsWriter:
             SessionError: If the file exists (unless `overwrite`) or cannot be written.
         """
         try:
-            file = path.open("wb" if overwrite else "xb")
+            file = path.open("wb" if overwrite else "xb", buffering=0)
         except FileExistsError:
             raise SessionError(f"{path} exists; continue it with --resume or choose another file with -o") from None
         except OSError as error:
@@ -302,11 +302,13 @@ class MeasurementsWriter:
             SessionError: If it cannot be written.
         """
         try:
-            file = found.path.open("r+b")
+            file = found.path.open("r+b", buffering=0)
             file.truncate(found.whole_bytes)
             file.seek(found.whole_bytes)
         except OSError as error:
-            raise SessionError(f"cannot continue {found.path}: {error.strerror or error}") from None
+            raise SessionError(
+                f"cannot continue {found.path}: {error.strerror or error}; make it writable, or copy it and continue the copy"
+            ) from None
         return cls(found.path, file, max((window.window for window in found.windows), default=-1) + 1)
 
     def append(self, window: Window) -> None:
@@ -322,8 +324,10 @@ class MeasurementsWriter:
         line = json.dumps(record.model_dump(mode="json"), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         start = self._file.tell()
         try:
-            self._file.write(line)
-            self._file.flush()
+            # Not buffered: nothing that failed may reach the disk later, out of place.
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             self._cut(start)
@@ -336,6 +340,7 @@ class MeasurementsWriter:
         """Best effort to leave only whole lines after a failed write; a torn tail is also repaired on resume."""
         try:
             os.ftruncate(self._file.fileno(), length)
+            self._file.seek(length)
         except OSError:
             return
 

@@ -1,6 +1,8 @@
 """Measurement files: what is written is read back, and nothing that is wrong is read as right."""
 
 import json
+import resource
+import signal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -142,6 +144,29 @@ def test_a_full_target_keeps_every_whole_window(whole):
     """/dev/full answers each write with 'no space left'."""
     with pytest.raises(SessionError, match="No space left on device; free some space"):
         MeasurementsWriter.create(__import__("pathlib").Path("/dev/full"), whole.header, overwrite=True)
+
+
+def test_a_target_that_fills_up_keeps_whole_windows_and_takes_more_once_there_is_room(whole, tmp_path):
+    """A limit on the size of files cuts a line in two, as a full disk does."""
+    path = tmp_path / "m.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with MeasurementsWriter.create(path, whole.header) as writer:
+            writer.append(whole.windows[0])
+            before = path.read_bytes()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+            with pytest.raises(SessionError, match=r"cannot write .*continue with --resume"):
+                writer.append(whole.windows[1])
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert path.read_bytes() == before
+            writer.append(whole.windows[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    found = read_measurements(path)
+    assert not found.torn
+    assert found.windows == whole.windows[:2]
 
 
 def test_the_difference_of_two_headers_is_named_with_both_values(whole):
