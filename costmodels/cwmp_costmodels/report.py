@@ -37,7 +37,7 @@ h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;borde
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{text-align:right;padding:.25rem .5rem;border-bottom:1px solid #e6e9ec;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
-td.words,th.words{text-align:left;white-space:normal}
+td.words,th.words{text-align:left;white-space:normal;overflow-wrap:break-word}
 figure{margin:1rem 0}figure svg{width:100%;height:auto;max-width:40rem;display:block}
 figcaption{font-size:.85rem;color:#57606a}
 ul{padding-left:1.2rem}
@@ -167,7 +167,9 @@ def _worst(residuals: Sequence[Residual]) -> str:
         )
         for r in ranked
     ]
-    return "<p><strong>Largest residuals</strong></p>" + _table(("point", "family", "read", "predicted", "error"), rows)
+    return "<p><strong>Largest residuals</strong></p>" + _table(
+        ("point", "family", "read", "predicted", "error"), rows, words=("point",)
+    )
 
 
 def _pictures(profile: Profile, residuals: Sequence[Residual]) -> str:
