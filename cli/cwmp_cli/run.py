@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,12 +70,12 @@ def run(
         except CommandError as error:
             err().print(f"error: {error}", markup=False)
             return error.exit_status
-        if output is not None:
-            _write(output, found, opened)
         if to_stdout:
             print_json(found.to_json(opened))
         elif not as_json:
             _report(found, opened)
+        if output is not None:
+            _write(output, found, opened)
     if found.failure:
         err().print(f"error: {found.failure}", markup=False)
         return found.exit_status or 1
@@ -86,8 +87,11 @@ def _require_writable(path: Path) -> None:
     from cwmp_profiler.errors import CwmpError
 
     try:
+        existed = path.exists()
         with path.open("a", encoding="utf-8"):
             pass
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise CwmpError(f"{path} cannot be written ({error.strerror}); give another file with -o") from None
 
@@ -95,14 +99,16 @@ def _require_writable(path: Path) -> None:
 def _write(path: Path, found: CommandEnergy, meter: Meter) -> None:
     import json
 
+    from cwmp_costmodels.profile import write_atomic
     from cwmp_profiler.errors import CwmpError
 
-    beside = path.with_name(f"{path.name}.part")
+    text = json.dumps(found.to_json(meter), indent=2, allow_nan=False) + "\n"
     try:
-        beside.write_text(json.dumps(found.to_json(meter), indent=2, allow_nan=False) + "\n")
-        beside.replace(path)
-    except OSError as error:
-        raise CwmpError(f"{path} cannot be written ({error.strerror}); give another file with -o") from None
+        write_atomic(path, text)
+    except CwmpError:
+        # The command ran and will not run again for this: its numbers are said all the same.
+        print(text, end="", file=sys.stderr)
+        raise
 
 
 def _report(found: CommandEnergy, meter: Meter) -> None:

@@ -81,11 +81,17 @@ def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
 def write_atomic(target: Path, text: str) -> None:
     """Write `text` to `target` through a temporary file in the same folder, flushed to disk and renamed.
 
+    A link is followed. What is no ordinary file (`/dev/stdout`, a pipe) is written to, never replaced.
+
     Raises:
         ProfileError: If the folder is missing, read-only or full; the old file stays.
     """
-    temporary = ""
+    temporary, shown = "", target
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_text(text, encoding="utf-8")
+            return
+        target = Path(os.path.realpath(target))
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -98,21 +104,23 @@ def write_atomic(target: Path, text: str) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise ProfileError(f"cannot write {target}: {error.strerror or error}; choose another target with -o") from None
+        raise ProfileError(f"cannot write {shown}: {error.strerror or error}; choose another target with -o") from None
 
 
 def _read(path: Path, shipped: Mapping[str, Path]) -> bytes:
     names = ", ".join(shipped) or "none"
     try:
-        if path.is_file() and path.stat().st_size > MAX_PROFILE_BYTES:
-            raise ProfileError(
-                f"{path} has {path.stat().st_size} bytes, too many for a profile; is it a measurements file?"
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_PROFILE_BYTES + 1)
     except FileNotFoundError:
         raise ProfileError(f"no profile {str(path)!r}: no such file, and the shipped profiles are: {names}") from None
     except OSError as error:
         raise ProfileError(f"cannot read profile {path}: {error.strerror or error}") from None
+    if len(data) > MAX_PROFILE_BYTES:
+        raise ProfileError(
+            f"{path} has over {MAX_PROFILE_BYTES} bytes, too many for a profile; is it a measurements file?"
+        )
+    return data
 
 
 def _refuse_constant(name: str) -> Any:

@@ -63,7 +63,9 @@ def plot_validation(profile: Profile, path: Path) -> Path:
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
-        raise ProfileError(f"cannot write {path}: {error}") from None
+        raise ProfileError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; choose another target"
+        ) from None
     finally:
         plt.close(figure)
     return path

@@ -227,3 +227,28 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once_and_the_joules_are_report
     assert (tmp_path / "got").read_text() == "1"
     assert os.waitstatus_to_exitcode(status) == 0
     assert b"s elapsed" in seen
+
+
+def test_a_target_that_fills_up_while_the_command_runs_does_not_lose_the_joules(capfd):
+    """/dev/full opens for writing, and has no room."""
+    assert main(["run", *ESTIMATE, "-o", "/dev/full", "--", "sh", "-c", "exit 3"]) == 1
+    err = capfd.readouterr().err
+    assert "Energy of" in err
+    assert '"exit_status": 3' in err
+    assert "No space left on device" in err.splitlines()[-1]
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_recording_that_finds_no_room_is_one_line(capfd, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+        "from cwmp_cli.app import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["run", *ESTIMATE, "--idle-s", "0", "--record", str(tmp_path / "r.jsonl"), "--", "true"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "the recording is incomplete" in errors[0]
+    assert "internal error" not in done.stderr

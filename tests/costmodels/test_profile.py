@@ -153,6 +153,29 @@ def test_a_full_target_leaves_the_old_profile_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
+def test_what_is_no_ordinary_file_is_written_to_and_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    write_atomic(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_source_without_end_is_refused():
+    with pytest.raises(ProfileError, match="too many for a profile"):
+        load_profile("/dev/zero")
+
+
 def test_a_written_file_has_the_permissions_that_the_user_asked_for(tmp_path):
     before = os.umask(0o027)
     try:

@@ -40,6 +40,7 @@ class Recorder:
             raise MeterError(
                 f"{path} cannot be written ({error.strerror}); give another file for the recording"
             ) from None
+        self._path = path
         self._write({"kind": KIND, "schema_version": SCHEMA_VERSION, "meter": meter.describe()})
 
     def __call__(self, reading: Reading) -> None:
@@ -48,7 +49,10 @@ class Recorder:
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +61,16 @@ class Recorder:
         self.close()
 
     def _write(self, data: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(data, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(data, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> MeterError:
+        return MeterError(
+            f"{self._path} cannot be written ({error.strerror}), so the recording is incomplete; give another file for it"
+        )
 
 
 class ReplayMeter(Meter):
