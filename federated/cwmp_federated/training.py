@@ -291,6 +291,9 @@ def run_training(
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     setup = make_setup(config)
+    for profile in dict.fromkeys(setup.profiles):
+        setup.energy(profile)
+        setup.budget(profile)
     store = RunStore(out_dir) if out_dir is not None else None
     if store is not None and not resume:
         digest = setup.dataset.digest
