@@ -219,6 +219,14 @@ def test_a_label_that_may_not_be_read_is_not_taken_for_a_missing_channel(tmp_pat
     assert "chmod" in caught.value.fix[0]
 
 
+def test_garbage_is_not_cured_by_permission(tmp_path):
+    lay_board(tmp_path, "orin-nano")
+    (tmp_path / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/curr1_input").write_text("garbage\n")
+    with pytest.raises(MeterUnavailableError, match="'garbage', not a whole number.*load its driver again") as caught:
+        Factory().open(context(tmp_path))
+    assert caught.value.fix == ()
+
+
 def test_windows_hold_twelve_samples_of_a_slow_bus(tmp_path):
     lay_board(tmp_path, "orin-nano")
     with Factory().open(context(tmp_path)) as meter:

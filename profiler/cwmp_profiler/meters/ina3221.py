@@ -22,7 +22,7 @@ from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.meters.jetson_rails import RailMeaning, meanings
-from cwmp_profiler.meters.sysfs import children, optional_number, optional_text, read_number, read_text
+from cwmp_profiler.meters.sysfs import GarbageError, children, optional_number, optional_text, read_number, read_text
 
 DEFAULT_UPDATE_S: Final = 0.0066
 """Conversion time of three channels at the chip's power-on settings (1.1 ms for each voltage)."""
@@ -209,6 +209,8 @@ def _label(path: Path) -> str:
 
 
 def _unreadable(drivers: Path, error: MeterError) -> MeterUnavailableError:
+    if isinstance(error, GarbageError):
+        return MeterUnavailableError(str(error), "load its driver again, or restart the board")
     return MeterUnavailableError(
         str(error),
         "let this user read the sensors, or run as root",

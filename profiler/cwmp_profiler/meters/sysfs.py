@@ -12,6 +12,10 @@ _MOST_BYTES = 4096
 _REWRITE_S = 0.001
 
 
+class GarbageError(MeterError):
+    """A file holds something that is no reading."""
+
+
 class ForbiddenError(MeterError):
     """A file is there, but this user may not read it."""
 
@@ -55,7 +59,7 @@ def read_number(path: Path | str) -> int:
     text = read_text(path)
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        raise MeterError(f"{path} holds {text[:40]!r}, not a whole number; the sensor failed")
+        raise GarbageError(f"{path} holds {text[:40]!r}, not a whole number; the sensor failed")
     return int(text)
 
 
