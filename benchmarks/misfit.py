@@ -5,7 +5,7 @@
 Three sorts, each at several strengths: cache knees (traffic costs more near a level's edge, less far inside), DVFS (the
 device throttles during the session and runs slower), and DRAM whose cost per byte depends on how busy it is. Printed: the verdict, the
 model's error at points as the lack-of-fit test finds it, held-out error, and the worst error of a coefficient that is still
-called identified. Wanted: no strong misfit is called good, none of the unbent devices is called bad.
+called identified. Wanted: no strong misfit is called good, none of the unbent devices is called bad. Two minutes; part of make bench.
 
 A last table shows why update windows stay out of the main fit: coefficients with and without them, on a device whose updates
 cost 1.5 times what their traffic says.
