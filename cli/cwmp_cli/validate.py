@@ -64,7 +64,8 @@ def validate(
         raise ProfileError(f"{profile!r} is a shipped profile; say where to write the validated one with -o")
     kind = device.value if device is not None else loaded.device.kind
     named = meter or (None if kind == "simulated" else loaded.meter.name)
-    with open_targets(kind, meter=named, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
+    rated_w = tdp_w or assumed_power_w(loaded, named)
+    with open_targets(kind, meter=named, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=rated_w) as targets:
         target = targets[0]
         check_same_device(loaded, target.device.info, target.meter.name)
         plan = make_plan(
@@ -95,6 +96,13 @@ def validate(
         return
     show_validation(validated, block)
     err().print(f"wrote {target_path} (measurements in {kept}){f', {plot}' if plot else ''}")
+
+
+def assumed_power_w(profile: Profile, meter: str | None) -> float | None:
+    """Return the watts that an estimated profile took, so that its estimate is held against itself and not against another."""
+    static = profile.coefficients.get("static_power")
+    estimated = str(profile.meter.provenance) == "estimated" and meter == profile.meter.name
+    return static.value if estimated and static is not None else None
 
 
 def show_validation(profile: Profile, block: ValidationBlock) -> None:
