@@ -11,6 +11,7 @@ from cwmp_cli.console import DeviceName, Json, Preset, SysfsRoot, err, out, prin
 
 if TYPE_CHECKING:
     from cwmp_costmodels.schema import Profile, ValidationBlock
+    from cwmp_profiler.measurements import Measurements
 
 
 def validate(
@@ -95,7 +96,17 @@ def validate(
         print_json({"profile": str(target_path), "windows": str(kept), **block.model_dump(mode="json")})
         return
     show_validation(validated, block)
+    _warn_of_load(found)
     err().print(f"wrote {target_path} (measurements in {kept}){f', {plot}' if plot else ''}")
+
+
+def _warn_of_load(found: Measurements) -> None:
+    busy = sum("background load" in window.flags for window in found.windows)
+    if busy:
+        warn(
+            f"other programs were busy in {busy} of {len(found.windows)} windows, so the errors are theirs as much as the "
+            "profile's; validate again when the machine is quiet"
+        )
 
 
 def assumed_power_w(profile: Profile, meter: str | None) -> float | None:

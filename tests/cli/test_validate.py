@@ -1,11 +1,12 @@
 """Verb `validate`: predictions against work of its own, into the profile."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_cli.validate import assumed_power_w
+from cwmp_cli.validate import _warn_of_load, assumed_power_w
 from cwmp_costmodels.profile import load_profile, save_profile
 from cwmp_profiler.provenance import Provenance
 
@@ -25,6 +26,14 @@ def test_a_simulated_device_is_predicted_by_its_own_truth_and_the_profile_keeps_
     assert (tmp_path / "p.validate.jsonl").is_file()
     assert main(["show", str(path)]) == 0
     assert f"on {len(kept.cases)} cases (simulated" in " ".join(capsys.readouterr().out.split())
+
+
+def test_windows_beside_other_programs_are_said(capsys):
+    windows = [SimpleNamespace(flags=["background load"]), SimpleNamespace(flags=[])]
+    _warn_of_load(SimpleNamespace(windows=windows))
+    assert "busy in 1 of 2 windows" in " ".join(capsys.readouterr().err.split())
+    _warn_of_load(SimpleNamespace(windows=windows[1:]))
+    assert capsys.readouterr().err == ""
 
 
 def test_an_estimate_is_validated_with_the_power_that_it_assumed():
