@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwmp_cli.console import Json, SysfsRoot, err, out, print_json, si
+from cwmp_cli.console import Json, SysfsRoot, err, out, print_json, si, warn
 
 if TYPE_CHECKING:
     from cwmp_profiler.meter_probe import MeterProbe
@@ -31,10 +32,16 @@ def devices(
 
     [bold]Example:[/bold] cwmp-profile devices --probe
     """
+    from cwmp_profiler.errors import MeterError
     from cwmp_profiler.meters.base import MeterContext
     from cwmp_profiler.meters.registry import discover, factories
 
-    context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None)
+    try:
+        context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None)
+    except MeterError as error:
+        # Other verbs refuse; this one never fails, and shows what follows from it.
+        warn(str(error))
+        context = MeterContext(sysfs_root=Path(sysfs_root or os.environ["CWMP_SYSFS_ROOT"]))
     found = discover(context)
     if fix and not as_json:
         _print_fixes(found)

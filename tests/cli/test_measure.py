@@ -171,3 +171,25 @@ def test_schema_prints_json_schemas(capsys):
     assert main(["schema", "profile"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Profile"
     assert main(["schema", "nonsense"]) == 2
+
+
+@pytest.mark.parametrize("verb", [["measure", "--device", "cpu", "--dry-run"], ["run", "--", "true"]])
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_a_folder_for_sys_that_is_not_there_is_refused_and_no_other_meter_taken(
+    verb, how, tmp_path, capsys, monkeypatch
+):
+    missing = str(tmp_path / "nowhere")
+    option = []
+    if how == "option":
+        option = ["--sysfs-root", missing]
+    else:
+        monkeypatch.setenv("CWMP_SYSFS_ROOT", missing)
+    assert main([verb[0], *option, *verb[1:]]) == 1
+    assert f"no folder {missing} to stand for /sys" in one_error_line(capsys.readouterr())
+
+
+def test_devices_warns_of_a_folder_for_sys_that_is_not_there_and_lists_all_the_same(tmp_path, capsys):
+    assert main(["devices", "--sysfs-root", str(tmp_path / "nowhere")]) == 0
+    captured = capsys.readouterr()
+    assert "no folder" in captured.err
+    assert "powercap" in captured.out

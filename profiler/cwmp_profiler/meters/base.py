@@ -158,9 +158,15 @@ class MeterContext:
 
     @classmethod
     def from_environment(cls, sysfs_root: Path | None = None, **more: Any) -> Self:
-        """Build a context; `sysfs_root` falls back to the variable CWMP_SYSFS_ROOT and then to `/sys`."""
-        root = sysfs_root or Path(os.environ.get("CWMP_SYSFS_ROOT") or "/sys")
-        return cls(sysfs_root=root, **more)
+        """Build a context; `sysfs_root` falls back to the variable CWMP_SYSFS_ROOT and then to `/sys`.
+
+        Raises:
+            MeterError: If the folder that was asked for is none: another meter than the one meant would be taken in silence.
+        """
+        asked = sysfs_root or (Path(found) if (found := os.environ.get("CWMP_SYSFS_ROOT")) else None)
+        if asked is not None and not asked.is_dir():
+            raise MeterError(f"no folder {asked} to stand for /sys; check --sysfs-root or CWMP_SYSFS_ROOT")
+        return cls(sysfs_root=asked or Path("/sys"), **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
