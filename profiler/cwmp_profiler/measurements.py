@@ -287,6 +287,8 @@ class MeasurementsWriter:
         try:
             file = path.open("wb" if overwrite else "xb", buffering=0)
         except FileExistsError:
+            if path.is_dir():
+                raise SessionError(f"{path} is a folder; name a file in it with -o") from None
             raise SessionError(f"{path} exists; continue it with --resume or choose another file with -o") from None
         except OSError as error:
             raise SessionError(f"cannot write {path}: {error.strerror or error}; choose another file with -o") from None

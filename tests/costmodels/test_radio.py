@@ -378,3 +378,8 @@ def test_the_radio_file_in_the_docs_loads():
     text = (Path(__file__).parents[2] / "docs" / "radio.md").read_text()
     data = json.loads(text.split("```json\n")[1].split("```")[0])
     assert parse_radio(data).burst_j() == pytest.approx(0.05 + 0.12 * 5.0)
+
+
+def test_a_source_without_end_is_refused():
+    with pytest.raises(RadioError, match="too many for a radio"):
+        load_radio("/dev/zero")

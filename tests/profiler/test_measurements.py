@@ -136,6 +136,8 @@ def test_whatever_byte_is_flipped_the_file_is_read_or_refused_but_never_crashes(
 def test_the_writer_refuses_to_replace_a_file(whole, tmp_path):
     with pytest.raises(SessionError, match="exists; continue it with --resume"):
         MeasurementsWriter.create(whole.path, whole.header)
+    with pytest.raises(SessionError, match="is a folder"):
+        MeasurementsWriter.create(tmp_path, whole.header)
     with pytest.raises(SessionError, match="cannot write"):
         MeasurementsWriter.create(tmp_path / "no" / "such" / "folder.jsonl", whole.header)
 

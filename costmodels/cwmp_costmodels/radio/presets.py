@@ -108,11 +108,13 @@ def _value(text: str) -> object:
 
 def _read(path: Path, profile: Profile | None) -> dict[str, Any]:
     try:
-        if path.is_file() and path.stat().st_size > MAX_RADIO_BYTES:
+        with path.open("rb") as file:
+            text = file.read(MAX_RADIO_BYTES + 1)
+        if len(text) > MAX_RADIO_BYTES:
             raise RadioError(
-                f"{path} has {path.stat().st_size} bytes, too many for a radio; is it a measurements file?"
+                f"{path} has over {MAX_RADIO_BYTES} bytes, too many for a radio; is it a measurements file?"
             )
-        data = json.loads(path.read_bytes())
+        data = json.loads(text)
     except FileNotFoundError:
         own = f", profile {profile.name} has {', '.join(profile.radios) or 'none'}" if profile is not None else ""
         raise RadioError(
