@@ -113,8 +113,8 @@ class Fleet:
                 start_new_session=True,
             )
 
-    def start_superlink(self, timeout_s):
-        self.start("superlink", self.command("flower-superlink"))
+    def start_superlink(self, timeout_s, command=None):
+        self.start("superlink", command or self.command("flower-superlink"))
         self.wait_for(lambda: "Uvicorn running" in self.log("superlink"), timeout_s, "superlink")
 
     def start_node(self, name, node_config, *, inside=None):
