@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--budgets", default=None, help="by comma, for example 1%%,10%%")
+    parser.add_argument("--budgets", default=None, help="by comma, for example 1%%,10%%; leaves equal k out")
+    parser.add_argument("--rules", default="cwmp,top-k")
+    parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--extras", action="store_true", help="also equal k, no error feedback, and the other rules")
     options = parser.parse_args(argv)
@@ -88,14 +90,17 @@ def _sweep(name: str, options: argparse.Namespace, settings: dict[str, object]) 
         radio=radio,
         residency="tensor",
         partition="dirichlet:0.5",
-        clients=10,
+        clients=options.clients,
         data_dir=options.data_dir,
         any_archive=options.any_archive,
         **settings,
     )
     budgets = tuple(options.budgets.split(",")) if options.budgets else BUDGETS
     equal_k = EQUAL_K_OF_THE_PAPER if options.dataset == "cifar10" else ()
-    return Sweep(base=base, budgets=budgets, equal_k=equal_k, seeds=tuple(range(options.seeds)))
+    if options.budgets:
+        equal_k = ()
+    rules = tuple(options.rules.split(","))
+    return Sweep(base=base, budgets=budgets, equal_k=equal_k, rules=rules, seeds=tuple(range(options.seeds)))
 
 
 def _extras(name: str, part: Sweep, options: argparse.Namespace) -> None:
@@ -115,7 +120,7 @@ def _write(folder: Path, name: str, sweep: Sweep, options: argparse.Namespace) -
     result = analyse(points)
     (folder / "pareto.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "pareto.csv").write_text(to_csv(points))
-    title = f"{options.dataset}, Dirichlet 0.5, 10 clients: {SCENARIOS[name][2]}"
+    title = f"{options.dataset}, Dirichlet 0.5, {options.clients} clients: {SCENARIOS[name][2]}"
     plot_frontier(points, folder / "pareto.png", title=title)
     print(f"\n{name}: {SCENARIOS[name][2]}")
     for row in result["equal_energy"]:

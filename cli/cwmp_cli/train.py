@@ -64,7 +64,7 @@ def train(
     ] = False,
     meter: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Also record joules measured on this machine: a meter's name, or auto."),
+        typer.Option(metavar="NAME", help="Also record this machine's joules: a meter's name, or auto."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -211,9 +211,9 @@ def _show(result: RunResult) -> None:
         table.add_row(cause, si(joules, "J"))
     table.add_row("total", si(energy["total_j"], "J"))
     table.add_row("of it updates (budgeted)", si(energy["update_j"], "J"))
-    if energy["measured_j"] is not None:
+    if energy["metered_j"] is not None:
         name = f"{energy['meter']['provenance']} on this machine ({energy['meter']['name']})"
-        table.add_row(name, si(energy["measured_j"], "J"))
+        table.add_row(name, si(energy["metered_j"], "J"))
     console.print(table)
     console.print(
         f"bytes up {options.bytes_text(energy['bytes_up'])}, down {options.bytes_text(energy['bytes_down'])} (whole messages)"

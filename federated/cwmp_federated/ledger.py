@@ -79,12 +79,13 @@ class Ledger:
 
     Attributes:
         entries: All entries.
-        measured_j: Joules by round that a live meter read on the machine that ran the clients; empty without a meter.
+        metered_j: Joules by round that a live meter gave for the machine that ran the clients (measured or estimated, as
+            `meter` says); empty without a meter.
         meter: Name and provenance of that meter.
     """
 
     entries: list[Entry] = field(default_factory=list)
-    measured_j: dict[int, float] = field(default_factory=dict)
+    metered_j: dict[int, float] = field(default_factory=dict)
     meter: dict[str, str] | None = None
 
     def total(self, cause: str | None = None, *, where: Callable[[Entry], bool] | None = None) -> float:
@@ -123,7 +124,7 @@ class Ledger:
     def truncate(self, last_round: int) -> None:
         """Forget what came after a round: a resumed run repeats it."""
         self.entries = [entry for entry in self.entries if entry.round <= last_round]
-        self.measured_j = {r: joules for r, joules in self.measured_j.items() if r <= last_round}
+        self.metered_j = {r: joules for r, joules in self.metered_j.items() if r <= last_round}
 
     def summary(self) -> dict[str, Any]:
         """Return totals as JSON."""
@@ -135,14 +136,14 @@ class Ledger:
             "update_j": self.update_j(),
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
-            "measured_j": math.fsum(self.measured_j.values()) if self.measured_j else None,
+            "metered_j": math.fsum(self.metered_j.values()) if self.metered_j else None,
             "meter": self.meter,
         }
 
 
 def save_ledger(path: Path, ledger: Ledger) -> None:
     """Write a ledger as JSON Lines: one line for the meter, then one per client and round."""
-    head = {"ledger": 1, "meter": ledger.meter, "measured_j": {str(k): v for k, v in ledger.measured_j.items()}}
+    head = {"ledger": 1, "meter": ledger.meter, "metered_j": {str(k): v for k, v in ledger.metered_j.items()}}
     lines = [json.dumps(head), *(json.dumps(entry.to_json()) for entry in ledger.entries)]
     write_atomic(path, "\n".join(lines) + "\n")
 
@@ -160,8 +161,8 @@ def load_ledger(path: Path) -> Ledger:
     number = 1
     try:
         head = json.loads(lines[0])
-        measured = {int(k): float(v) for k, v in head["measured_j"].items()}
-        ledger = Ledger(measured_j=measured, meter=head["meter"])
+        measured = {int(k): float(v) for k, v in head["metered_j"].items()}
+        ledger = Ledger(metered_j=measured, meter=head["meter"])
         for line in lines[1:]:
             number += 1
             ledger.entries.append(Entry.from_json(json.loads(line)))

@@ -1,4 +1,4 @@
-"""Measured joules beside the ledger's: a live meter of this machine, read over each round."""
+"""A live meter of this machine, read over each round: its joules stand beside the ledger's."""
 
 from __future__ import annotations
 

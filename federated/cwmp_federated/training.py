@@ -159,7 +159,7 @@ class Server:
 
     def _after_round(self, outcome: RoundOutcome) -> None:
         if self._meter is not None:
-            self.result.ledger.measured_j[outcome.round] = self._meter.stop()
+            self.result.ledger.metered_j[outcome.round] = self._meter.stop()
         self._outcome = outcome
         if not outcome.entries and self._grid is not None:
             reasons = outcome.left_out[0].reason if outcome.left_out else "nobody was asked"
@@ -197,7 +197,7 @@ class Server:
             "update_j": math.fsum(entry.update_j for entry in entries),
             "by_cause_j": self.result.ledger.by_cause(entries),
             "total_j": math.fsum(entry.total_j for entry in entries),
-            "measured_j": self.result.ledger.measured_j.get(number),
+            "metered_j": self.result.ledger.metered_j.get(number),
             "bytes_up": sum(entry.bytes_up for entry in entries),
             "bytes_down": sum(entry.bytes_down for entry in entries),
             "payload_bytes": sum(entry.payload_bytes for entry in entries),

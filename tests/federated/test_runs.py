@@ -97,12 +97,12 @@ def test_provenance_is_the_weakest_of_profile_and_radio(result):
 
 def test_ledger_files_come_back_and_damage_names_the_line(result, tmp_path):
     path = tmp_path / "ledger.jsonl"
-    result.ledger.measured_j[2] = 1.5
+    result.ledger.metered_j[2] = 1.5
     save_ledger(path, result.ledger)
     again = load_ledger(path)
     assert again.entries == result.ledger.entries
-    assert again.measured_j == {2: 1.5}
-    result.ledger.measured_j.clear()
+    assert again.metered_j == {2: 1.5}
+    result.ledger.metered_j.clear()
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:4], '{"round": 1}']))
     with pytest.raises(FederatedError, match=r"ledger\.jsonl:5 is not a ledger line"):
