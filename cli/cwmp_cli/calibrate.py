@@ -69,12 +69,12 @@ def calibrate(
     [bold]Example:[/bold] cwmp-profile calibrate this-pc.json --reference joulescope
     """
     from cwmp_costmodels.calibrated import fit_gain, with_calibration
-    from cwmp_costmodels.profile import load_profile, save_profile
+    from cwmp_costmodels.profile import load_profile, refined_target, save_profile
     from cwmp_profiler.calibration import measured_pairs
 
     _one_way(reference, csv, loads, record)
     found = load_profile(profile)
-    target = _target_path(profile, output) if record is None else None
+    target = refined_target(profile, output, what="calibrated") if record is None else None
     alignment: Alignment | None = None
     if csv is not None and loads is not None:
         against = csv.name
@@ -132,19 +132,6 @@ def _one_way(reference: str | None, csv: Path | None, loads: Path | None, record
         raise typer.BadParameter(
             "--csv and --loads go together: the instrument's file, and the loads that ran meanwhile"
         )
-
-
-def _target_path(profile: str, output: Path | None) -> Path:
-    """Return where the profile goes.
-
-    Raises:
-        ProfileError: If it is a shipped one and no other place is given.
-    """
-    from cwmp_costmodels.errors import ProfileError
-
-    if output is None and not Path(profile).exists():
-        raise ProfileError(f"{profile} is a shipped profile; give a file for the calibrated one with -o")
-    return output or Path(profile)
 
 
 def _from_csv(

@@ -48,7 +48,7 @@ def validate(
     from cwmp_cli.measure import run_session, show_plan
     from cwmp_cli.targets import open_targets
     from cwmp_costmodels.errors import ProfileError
-    from cwmp_costmodels.profile import load_profile, save_profile
+    from cwmp_costmodels.profile import load_profile, refined_target, save_profile
     from cwmp_costmodels.validation import check_same_device
     from cwmp_costmodels.validation import validate as compare
     from cwmp_costmodels.validation_work import FAMILY, validation_points
@@ -60,9 +60,7 @@ def validate(
         raise ProfileError(
             f"profile {loaded.name} has no $.times ({loaded.provenance}), so it cannot predict whole work"
         )
-    target_path = output or Path(profile)
-    if output is None and not target_path.is_file():
-        raise ProfileError(f"{profile!r} is a shipped profile; say where to write the validated one with -o")
+    target_path = refined_target(profile, output, what="validated")
     kind = device.value if device is not None else loaded.device.kind
     named = meter or (None if kind == "simulated" else loaded.meter.name)
     rated_w = tdp_w or assumed_power_w(loaded, named)

@@ -78,6 +78,26 @@ def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def refined_target(source: str, output: Path | None, *, what: str) -> Path:
+    """Return where a profile goes that was refined (validated, calibrated): to itself, or to a file that is new.
+
+    Args:
+        source: The profile as the user named it.
+        output: The target that the user named; None replaces `source`.
+        what: What it now is, for messages.
+
+    Raises:
+        ProfileError: If `source` is a shipped profile and no target is given, or the target is another file that exists.
+    """
+    if output is None:
+        if not Path(source).is_file():
+            raise ProfileError(f"{source!r} is a shipped profile; say where to write the {what} one with -o")
+        return Path(source)
+    if output.exists() and not (Path(source).exists() and output.samefile(source)):
+        raise ProfileError(f"{output} exists and is not {source}; choose another target for the {what} profile with -o")
+    return output
+
+
 def write_atomic(target: Path, text: str) -> None:
     """Write `text` to `target` through a temporary file in the same folder, flushed to disk and renamed.
 

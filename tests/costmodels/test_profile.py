@@ -16,6 +16,7 @@ from cwmp_costmodels.profile import (
     MAX_PROFILE_BYTES,
     load_profile,
     parse_profile,
+    refined_target,
     save_profile,
     shipped_profiles,
     write_atomic,
@@ -126,6 +127,19 @@ def test_a_target_that_cannot_be_written_leaves_what_was_there(data, tmp_path):
     with pytest.raises(ProfileError, match="cannot write"):
         save_profile(profile, tmp_path / "p.json")
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_refined_profile_replaces_itself_or_goes_to_a_new_file_and_never_to_another_profile(tmp_path):
+    mine, other = tmp_path / "mine.json", tmp_path / "other.json"
+    mine.write_text("{}")
+    other.write_text("{}")
+    assert refined_target(str(mine), None, what="validated") == mine
+    assert refined_target(str(mine), mine, what="validated") == mine
+    assert refined_target("horowitz-45nm", tmp_path / "new.json", what="validated") == tmp_path / "new.json"
+    with pytest.raises(ProfileError, match="other.json exists and is not .*mine.json; choose another target"):
+        refined_target(str(mine), other, what="validated")
+    with pytest.raises(ProfileError, match="shipped profile; say where to write the validated one with -o"):
+        refined_target("horowitz-45nm", None, what="validated")
 
 
 FULL = """
