@@ -1,9 +1,7 @@
-"""The ClientApp. To train your own model on your own data, write a train function and put the mod on it:
+"""The ClientApp: the package's own.
 
-    app = ClientApp()
-
-    @app.train(mods=[CwmpMod()])
-    def train(message, context): ...  # receives and returns dense arrays, as in any Flower app
+To train your own model on your own data, write a train function as for any Flower app (it receives and returns dense arrays) and
+put the mod of `cwmp_federated.mod` on it: `@app.train(mods=[CwmpMod()])`.
 """
 
 from cwmp_federated.client_app import app
