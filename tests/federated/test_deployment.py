@@ -129,7 +129,7 @@ class Fleet:
         node_config = f"partition-id={partition} role='{role}' folder='{self.folder}'"
         self.start(
             role, "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--root-certificates", "ca.pem",
-            "--auth-supernode-private-key", role, "--node-config", node_config, "--port", str(free_port()),
+            "--auth-supernode-private-key", f"{role}.key", "--node-config", node_config, "--port", str(free_port()),
         )  # fmt: skip
 
 
@@ -168,11 +168,11 @@ def test_a_fleet_bears_a_killed_a_returning_and_a_hostile_client(fleet):
     fleet.superlink()
     roles = {"honest": 0, "steady": 1, "dying": 2, "hostile": 3}
     for role, partition in roles.items():
-        assert fleet.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", role).returncode == 0
-        added = fleet.call("flwr", "supernode", "register", f"{role}.pub", "test")
+        assert fleet.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", f"{role}.key").returncode == 0
+        added = fleet.call("flwr", "supernode", "register", f"{role}.key.pub", "test")
         assert "registered successfully" in added.stdout, added.stdout + added.stderr
         fleet.supernode(role, partition)
-    assert fleet.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", "stranger").returncode == 0
+    assert fleet.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", "stranger.key").returncode == 0
     fleet.supernode("stranger", 0)
     settings = {
         "clients": 4,
