@@ -1,8 +1,8 @@
 """Speed of the selector as ratios to a copy of the same data and to its peers, all timed in this run.
 
-    python -P benchmarks/selection.py            # 11.2e6 entries in 62 cost classes, 1% and 10% budgets
-    python -P benchmarks/selection.py --scaling  # 1e6 to 1e9 entries in one tensor, time per entry and extra memory
-    python -P benchmarks/selection.py --device cuda
+    python benchmarks/selection.py            # 11.2e6 entries in 62 cost classes, 1% and 10% budgets
+    python benchmarks/selection.py --scaling  # 1e6 to 1e9 entries in one tensor, time per entry and extra memory
+    python benchmarks/selection.py --device cuda
 
 The cases take turns, round after round, so that a busy machine slows all of them; a ratio is the median over the rounds of
 case by copy, both of the same round. Peers: `torch.topk` (unweighted, as many entries as CWMP keeps), sort and cumulative

@@ -1,35 +1,51 @@
-"""Budgets under costs that depend on the choice: the selection is iterated until cost and choice agree.
+"""Budgets under costs that depend on the choice: whole curves of joules instead of a cost per entry.
 
-Costs per entry are taken at the densities chosen last; the choice is made; what the profile predicts for the actual payload
-steers the budget given to the next choice. A budget is met from below: at most B, and at least 99% of it where entries
-are that small.
+Entries share lines and index bits, so a kept entry costs less the more of its tensor is kept, and costs per entry that agree with
+the choice they lead to exist for many choices. So tensors are weighed by their curves of joules (`Tradeoff`, `Search`).
+What the costs predict for the actual payload then steers the budget of the search: at most B, as much of it as can be met.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from cwmp_selector import payload
+from cwmp_selector import candidates, payload
 from cwmp_selector.candidates import Engine
 from cwmp_selector.costs import DensityCosts
+from cwmp_selector.curves import Curve, checked_entry_j, curve_of
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.floats import FloatArray
 from cwmp_selector.gradients import Layer
-from cwmp_selector.lagrangian import Lagrangian, Plan
 from cwmp_selector.prefixes import Prefixes, TooShallowError, prefixes_for
 from cwmp_selector.quantize import VALUE_BYTES, quantize
-from cwmp_selector.stepped import ROUNDS, Outcome, Stepped
+from cwmp_selector.search import Search, State
+from cwmp_selector.stepped import Outcome, Stepped
+from cwmp_selector.tradeoff import Tradeoff
 
-TRIMS = 40
-AIM = 0.996
-"""Share of the budget aimed at: the middle of what is allowed, so that most choices need no second try."""
+TURNS, MOST_TURNS = 6, 40
+"""Turns of the search, and turns as long as nothing is found that the budget pays for."""
 
-LEAST = 0.99
-"""Share of the budget to be spent where entries are that small."""
+AIM = 0.9999
+LEAST = 0.9995
+"""Shares of the budget that are aimed at, and at which no further turn is worth its time."""
+
+ROOM = 0.999
+"""Share of the budget below which tensors are deepened one by one at the end."""
+
+HOPE = 1.02
+"""What another rule is taken to spend, in budgets, when its value is guessed from above."""
+
+MARGIN = 2.0
+"""What candidates must hold at first, in budgets."""
+
+TRIALS = 8
+"""Tensors that are deepened one by one at the end, where something of a budget is left."""
 
 
 class DensitySolver(Stepped):
@@ -78,11 +94,7 @@ class DensitySolver(Stepped):
         joules = np.ones(len(self.layers))
         for place, (layer, share) in enumerate(zip(self.layers, density.tolist(), strict=True)):
             if layer.numel:
-                cost = joules[place] = self.costs.entry_j(layer.name, share)
-                if not (math.isfinite(cost) and cost > 0):
-                    raise SelectionError(
-                        f"cost of {layer.name!r} is {cost} at density {share}: joules per entry must be positive and finite"
-                    )
+                joules[place] = checked_entry_j(self.costs, layer.name, share)
         return joules
 
     def parts_j(self, positions: Sequence[torch.Tensor]) -> dict[str, float]:
@@ -90,6 +102,8 @@ class DensitySolver(Stepped):
         kept = {layer.name: where.numel() for layer, where in zip(self.layers, positions, strict=True) if where.numel()}
         if not kept:
             return dict.fromkeys(self.costs.parts_j({}), 0.0)
+        if self._bits_are_free:
+            return self.costs.parts_j(kept, payload_bits=0)
         size = payload.HEADER_BYTES
         for layer, where, value_format in zip(self.layers, positions, self.value_formats, strict=True):
             size += payload.record_bytes(
@@ -104,62 +118,180 @@ class DensitySolver(Stepped):
             return False
         return bool((quantize(layer.flat[where], value_format)[0] != 0).all())
 
+    @cached_property
+    def _bits_are_free(self) -> bool:
+        """Whether the length of the payload costs nothing, so that it need not be planned."""
+        one = next({layer.name: 1} for layer in self.layers if layer.numel)
+        long = 64.0 * float(self.sizes.sum())
+        return self.costs.parts_j(one, payload_bits=0) == self.costs.parts_j(one, payload_bits=long)
+
     def solve(self, budget: float) -> Outcome:
-        """Return the choice within a budget at the costs that it leads to."""
-        share = min(budget / max(self.dense_j, 1e-300), 1.0)
-        density = self.density_of((self.sizes * share).astype(np.int64))
-        entry_j, inner, prefixes, best = self.entry_j(density), budget, None, None
-        for turn in range(ROUNDS):
-            prefixes, plan, positions = self._choose(prefixes, entry_j, inner)
-            predicted = self.total_j(positions)
-            # Layers that keep nothing sink slowly: their first entry would pay for a line alone.
-            reached = np.where(plan.counts > 0, self.density_of(plan.counts), self.density_of(density * self.sizes / 2))
-            step = 1.0 if turn < ROUNDS // 3 else 0.5
-            density = density ** (1 - step) * reached**step
-            after = self.entry_j(density)
-            if self.settled(entry_j, after, plan.counts):
-                if LEAST * budget <= predicted <= budget:
-                    return self._outcome(prefixes, plan, positions)
-                if best is None or best[0] <= predicted <= budget:
-                    best = (predicted, entry_j) if predicted <= budget else best
-            if predicted > 0:
-                inner *= min(max(AIM * budget / predicted, 0.25), 4.0)
-            entry_j = after
-        return self._trim(prefixes, best[1] if best else entry_j, budget)
+        """Return the best choice found within a budget; for "cwmp" at least as good as what every other rule finds."""
+        mine, prefixes = self.searched(budget, None)
+        if self.rule != "cwmp":
+            return mine
+        best, value = mine, self._norm(mine.positions)
+        bound = value + (mine.gap_bound or 0.0)
+        for other in self._rivals(prefixes, budget, value):
+            rival = self._norm(other.positions)
+            if rival > value:
+                best, value = other, rival
+        return Outcome(best.positions, mine.lambda_, max(bound - value, 0.0))
 
-    def _trim(self, prefixes: Prefixes | None, entry_j: FloatArray, budget: float) -> Outcome:
-        """Hold the costs where they are and halve the inner budget between too little and too much."""
-        low, high = 0.0, 2.0 * budget
-        outcome = self._outcome(*self._choose(prefixes, entry_j, low))
-        for _ in range(TRIMS):
+    def _rivals(self, prefixes: Prefixes | None, budget: float, value: float) -> Iterator[Outcome]:
+        """Yield what the other rules find, unless it cannot keep more than `value`."""
+        by_sum = self._as("cwmp-l1")
+        yield by_sum.searched(budget, prefixes.with_power(1) if prefixes else None)[0]
+        if prefixes is None or self._hope_of_top_k(prefixes, budget) > value:
+            yield self._as("top-k").ordered(budget)
+        if prefixes is None or self._hope_of_cheapest(prefixes, budget) > value:
+            yield self._as("cheapest").ordered(budget)
+
+    def _hope_of_top_k(self, prefixes: Prefixes, budget: float) -> float:
+        """Return at least the g^2 that Top-K keeps within a budget."""
+        tradeoff, low, high = self._tradeoff(prefixes), 0.0, 1.0
+        for _ in range(30):
             middle = (low + high) / 2
-            prefixes, plan, positions = self._choose(prefixes, entry_j, middle)
-            predicted = self.total_j(positions)
-            if predicted > budget:
-                high = middle
-                continue
-            low, outcome = middle, self._outcome(prefixes, plan, positions)
-            if predicted >= LEAST * budget:
+            counts = prefixes.above(np.full(len(self.keys), middle))
+            low, high = (low, middle) if tradeoff.cost(counts) <= HOPE * budget else (middle, high)
+        counts = prefixes.above(np.full(len(self.keys), low))
+        hope = np.where(prefixes.floors > low, tradeoff.norms, prefixes.value(counts))
+        return float(hope.sum()) * prefixes.unit**2
+
+    def _hope_of_cheapest(self, prefixes: Prefixes, budget: float) -> float:
+        """Return at least the g^2 that is kept within a budget, the cheapest tensors first."""
+        tradeoff, left, hope = self._tradeoff(prefixes), HOPE * budget, 0.0
+        share = min(budget / max(self.dense_j, 1e-300), 1.0)
+        entry_j = self.entry_j(self.density_of((self.sizes * share).astype(np.int64)))
+        for place in np.argsort(entry_j, kind="stable").tolist():
+            count = tradeoff.most(place, left, anything=True)
+            found = min(count, int(tradeoff.available[place]))
+            beyond = (count - found) * prefixes.floors[place] ** 2
+            hope += min(float(prefixes.values[place][found]) + beyond, float(tradeoff.norms[place]))
+            left -= tradeoff.layer_j(place, count)
+            if count < self.sizes[place]:
                 break
-        return outcome
+        return hope * prefixes.unit**2
 
-    def _outcome(self, prefixes: Prefixes, plan: Plan, positions: list[torch.Tensor]) -> Outcome:
-        scale = prefixes.unit**self.power
-        return Outcome(positions, plan.lambda_ * scale, (plan.bound - plan.value) * scale)
+    def _as(self, rule: str) -> DensitySolver:
+        return DensitySolver(self.costs, self.layers, self.keys, rule, self.value_formats, self.engine)
 
-    def _choose(
-        self, prefixes: Prefixes | None, entry_j: FloatArray, budget: float
-    ) -> tuple[Prefixes, Plan, list[torch.Tensor]]:
-        left, margin = budget - self.costs.burst_j(), 1.5
+    def at_lambda(self, lambda_: float, cap: float) -> Outcome:
+        """Return what is worth lambda at the joules that it adds; within `cap` joules."""
+        means = [float((c.joules / c.counts).min()) if c else 1.0 for c in self._all_curves]
+        # A magnitude m is worth it if m^power >= lambda * c, and c is rarely below the least mean.
+        least = np.maximum((lambda_ * np.array(means)) ** (1.0 / self.power), 1e-300)
+        bits = candidates.layer_thresholds(1.0, 1.0 / least, [key.dtype for key in self.keys])
+        prefixes = Prefixes(self.keys, bits, self.power, self.engine)
         while True:
-            if prefixes is None:
-                reach = margin * max(left, 1e-9 * float(self.sizes @ entry_j))
-                prefixes = prefixes_for(
-                    self.keys, self.weights(entry_j), entry_j, reach, power=self.power, engine=self.engine
-                )
+            counts, _, ran_out = self._tradeoff(prefixes).at(lambda_ / prefixes.unit**self.power)
+            if not ran_out:
+                break
+            prefixes = prefixes.deeper(ran_out)
+        positions = prefixes.positions(counts)
+        if self.total_j(positions) <= cap:
+            return Outcome(positions, lambda_)
+        return self.solve(cap)
+
+    def searched(self, budget: float, prefixes: Prefixes | None) -> tuple[Outcome, Prefixes]:
+        """Return the choice by value per joule, and the candidates that it was found in."""
+        if prefixes is None:
+            share = min(budget / max(self.dense_j, 1e-300), 1.0)
+            entry_j = self.entry_j(self.density_of((self.sizes * share).astype(np.int64)))
+            reach = MARGIN * max(budget - self.costs.burst_j(), 1e-9 * float(self.sizes @ entry_j))
+            weights = self.weights(entry_j)
+            prefixes = prefixes_for(self.keys, weights, entry_j, reach, power=self.power, engine=self.engine)
+        while True:
             try:
-                plan = Lagrangian(prefixes, entry_j, self.layer_j).solve(left)
-            except TooShallowError:
-                prefixes, margin = None, margin * 8
+                return self._met(prefixes, budget), prefixes
+            except TooShallowError as error:
+                prefixes = prefixes.deeper(error.places)
+
+    def _met(self, prefixes: Prefixes, budget: float) -> Outcome:
+        """Steer the budget of the search until what the costs predict for the actual payload meets the true one."""
+        search, burst = Search(self._tradeoff(prefixes)), self.costs.burst_j()
+        scale = prefixes.unit**self.power
+        state, price = search.solve(budget - burst)
+        first, inner, low, high, best = state, budget, 0.0, math.inf, None
+        for turn in range(MOST_TURNS):
+            positions = prefixes.positions(state.counts)
+            predicted = self.total_j(positions)
+            if predicted <= budget:
+                low = inner
+                if best is None or state.value >= best[0].value:
+                    best = state, positions, predicted
+                if predicted >= LEAST * budget or (state.counts == prefixes.available).all():
+                    break
             else:
-                return prefixes, plan, prefixes.positions(plan.counts)
+                high = inner
+            if turn >= TURNS and best is not None:
+                break
+            guess = inner * min(max(AIM * budget / predicted, 0.25), 4.0) if predicted else 4.0 * inner
+            inner = guess if low < guess < high else (low + min(high, 4.0 * low)) / 2
+            state = search.deepened(first, inner - burst) or search.solve(inner - burst)[0]
+            if best is None and not first.opened.any():
+                first = state
+        if best is None:
+            return Outcome([key[:0].long() for key in self.keys], price * scale, search.bound(budget - burst) * scale)
+        state, positions, predicted = best
+        if predicted < ROOM * budget:
+            state, positions = self._topped_up(prefixes, state, positions, budget)
+        bound = search.bound(self._limit(state, positions, budget) - burst)
+        return Outcome(positions, price * scale, max(bound - state.value, 0.0) * scale)
+
+    def _limit(self, state: State, positions: Sequence[torch.Tensor], budget: float) -> float:
+        """Return the budget that the certificate is for: raised as far as the payload takes fewer bits than modelled."""
+        predicted = self.total_j(positions)
+        if not predicted or self._bits_are_free:
+            return budget
+        kept = {layer.name: count for layer, count in zip(self.layers, state.counts.tolist(), strict=True) if count}
+        return budget * max(math.fsum(self.costs.parts_j(kept).values()) / predicted, 1.0)
+
+    def _topped_up(
+        self, prefixes: Prefixes, state: State, positions: list[torch.Tensor], budget: float
+    ) -> tuple[State, list[torch.Tensor]]:
+        """Deepen single tensors, the most valuable next entry first, as far as the payload really fits."""
+        gains = [
+            (float(v[k + 1] - v[k]), place)
+            for place, (v, k) in enumerate(zip(prefixes.values, state.counts.tolist(), strict=True))
+            if k + 1 < v.size
+        ]
+        for _, place in sorted(gains, reverse=True)[:TRIALS]:
+            counts = state.counts.copy()
+            low, high, step = int(counts[place]), int(prefixes.available[place]), 1
+            while low < high:
+                counts[place] = min(low + step, high)
+                tried = prefixes.positions(counts)
+                if self.total_j(tried) <= budget:
+                    low, positions = int(counts[place]), tried
+                    step *= 2
+                else:
+                    high, step = int(counts[place]) - 1, max(step // 2, 1)
+            counts[place] = low
+            state = replace(state, counts=counts)
+        return replace(state, value=float(prefixes.value(state.counts).sum())), positions
+
+    @cached_property
+    def _all_curves(self) -> list[Curve | None]:
+        return [curve_of(self.costs, layer.name) if layer.numel else None for layer in self.layers]
+
+    def _tradeoff(self, prefixes: Prefixes) -> Tradeoff:
+        return Tradeoff(prefixes, self._all_curves, (self._norms / prefixes.unit) ** self.power)
+
+    @cached_property
+    def _norms(self) -> FloatArray:
+        """Each layer's sum of magnitude^power over all entries, to the power 1 / power."""
+        kind = torch.float64
+        return np.array(
+            [
+                float(torch.linalg.vector_norm(key, ord=self.power, dtype=kind)) if key.numel() else 0.0
+                for key in self.keys
+            ]
+        )
+
+    def _norm(self, positions: Sequence[torch.Tensor]) -> float:
+        """Return the sum of g^2 at positions."""
+        return math.fsum(
+            float(layer.flat[where].double().square().sum())
+            for layer, where in zip(self.layers, positions, strict=True)
+        )

@@ -7,6 +7,7 @@ layer all entries cost the same, so each of them is a prefix of this order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -15,9 +16,20 @@ from cwmp_selector import candidates
 from cwmp_selector.candidates import Engine
 from cwmp_selector.floats import FloatArray, IntArray, from_bits, magnitude_bits
 
+DEEP = 0.1
+"""Share of a layer's entries from which all of them are made candidates, if more are needed at all."""
+
 
 class TooShallowError(Exception):
-    """A selection would need entries below the candidates: find more of them and try again."""
+    """A selection would need entries below the candidates: find more of them and try again.
+
+    Attributes:
+        places: Layers whose candidates ended; empty if that is not known.
+    """
+
+    def __init__(self, places: Sequence[int] = ()) -> None:
+        super().__init__(*places)
+        self.places = places
 
 
 class Prefixes:
@@ -34,21 +46,51 @@ class Prefixes:
     """
 
     def __init__(self, keys: Sequence[torch.Tensor], least_bits: IntArray, power: int, engine: Engine) -> None:
-        found = engine.extract(keys, least_bits.tolist())
         self.keys, self.power = keys, power
         self.sizes = np.array([key.numel() for key in keys], dtype=np.int64)
-        self._where = [where for where, _ in found]
-        raw = [
-            from_bits(magnitude_bits(values).cpu().numpy(), key.dtype)
-            for key, (_, values) in zip(keys, found, strict=True)
-        ]
+        found = engine.extract(keys, least_bits.tolist())
+        raw = [self._magnitudes(key, values) for key, (_, values) in zip(keys, found, strict=True)]
         self.unit = max((float(m.max()) for m in raw if m.size), default=1.0)
-        self._orders = [candidates.falling(m) for m in raw]
-        self.magnitudes = [m[o] / self.unit for m, o in zip(raw, self._orders, strict=True)]
-        self.values = [np.concatenate([[0.0], np.cumsum(m**power)]) for m in self.magnitudes]
-        self._falling = [-m for m in self.magnitudes]
+        self._engine = engine
+        self._where: list[torch.Tensor] = []
+        self._orders: list[IntArray] = []
+        self._falling: list[FloatArray] = []
+        self.magnitudes: list[FloatArray] = []
+        self.values: list[FloatArray] = []
+        for (where, _), magnitudes in zip(found, raw, strict=True):
+            order = candidates.falling(magnitudes)
+            falling = magnitudes[order] / self.unit
+            self._where.append(where)
+            self._orders.append(order)
+            self.magnitudes.append(falling)
+            self._falling.append(-falling)
+            self.values.append(np.concatenate([[0.0], np.cumsum(falling**power)]))
         least = [from_bits(np.array([b]), key.dtype)[0] for b, key in zip(least_bits, keys, strict=True)]
         self.floors = np.array([0.0 if b <= 1 else m / self.unit for b, m in zip(least_bits, least, strict=True)])
+
+    @staticmethod
+    def _magnitudes(key: torch.Tensor, values: torch.Tensor) -> FloatArray:
+        return from_bits(magnitude_bits(values).cpu().numpy(), key.dtype)
+
+    def deeper(self, places: Sequence[int]) -> Prefixes:
+        """Return the same candidates and further ones of some layers: at least all above a third of their floors."""
+        other = copy(self)
+        for name in ("_where", "_orders", "_falling", "magnitudes", "values"):
+            setattr(other, name, list(getattr(self, name)))
+        other.floors = self.floors.copy()
+        for place in places:
+            key = self.keys[place]
+            low = self.floors[place] * self.unit / 3
+            few = self.available[place] < key.numel() * DEEP
+            bits = candidates.layer_thresholds(low, np.ones(1), [key.dtype]) if few else np.ones(1, dtype=np.int64)
+            part = Prefixes([key], bits, self.power, self._engine)
+            scale = part.unit / self.unit
+            other._where[place], other._orders[place] = part._where[0], part._orders[0]  # noqa: SLF001 - its own kind
+            other.magnitudes[place] = part.magnitudes[0] * scale
+            other._falling[place] = -other.magnitudes[place]  # noqa: SLF001 - its own kind
+            other.values[place] = np.concatenate([[0.0], np.cumsum(other.magnitudes[place] ** self.power)])
+            other.floors[place] = part.floors[0] * scale
+        return other
 
     def above(self, magnitudes: FloatArray) -> IntArray:
         """Return, per layer, how many candidates exceed a magnitude (in units)."""
@@ -56,6 +98,18 @@ class Prefixes:
             [int(f.searchsorted(-m, side="left")) for f, m in zip(self._falling, magnitudes.tolist(), strict=True)],
             dtype=np.int64,
         )
+
+    def count_above(self, place: int, magnitudes: FloatArray) -> IntArray:
+        """Return how many candidates of one layer exceed each of several magnitudes (in units)."""
+        counts: IntArray = self._falling[place].searchsorted(-magnitudes, side="left")
+        return counts
+
+    def with_power(self, power: int) -> Prefixes:
+        """Return the same candidates, valued by magnitude^power."""
+        other = copy(self)
+        other.power = power
+        other.values = [np.concatenate([[0.0], np.cumsum(m**power)]) for m in self.magnitudes]
+        return other
 
     def value(self, counts: IntArray) -> FloatArray:
         """Return, per layer, the value of its first candidates, in units^power."""

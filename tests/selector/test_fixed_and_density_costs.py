@@ -175,7 +175,7 @@ def test_budget_is_met_by_what_the_costs_predict_for_the_actual_payload(rule, fr
 
 
 def test_cost_and_choice_agree():
-    """The layers are cut at one common value per joule, at the costs of the densities that were chosen."""
+    """The layers are cut at one common value per joule: the last entry kept is worth what it adds, at the densities chosen."""
     g, shapes = gradients()
     line_j = {n: 1e-6 * 3**i for i, n in enumerate(shapes)}
     costs = Lines(shapes, line_j=line_j, bit_j=2e-8)
@@ -183,7 +183,8 @@ def test_cost_and_choice_agree():
     for name, kept in update.kept.items():
         if 100 < kept < g[name].numel():
             least = float(update.values[name].double().abs().min() ** 2)
-            assert least / costs.entry_j(name, kept / g[name].numel()) == pytest.approx(update.lambda_, rel=0.05)
+            below, above = (k * costs.entry_j(name, k / g[name].numel()) for k in (0.99 * kept, 1.01 * kept))
+            assert least / ((above - below) / (0.02 * kept)) == pytest.approx(update.lambda_, rel=0.05)
 
 
 @pytest.mark.parametrize("costs_of", ["fixed", "lines"])
