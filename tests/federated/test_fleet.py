@@ -46,7 +46,7 @@ def test_the_example_names_every_setting():
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason=f"needs {' and '.join(missing_tools())}")
-@pytest.mark.slow
+@pytest.mark.fleet
 @pytest.mark.timeout(900)
 def test_a_fleet_goes_on_without_a_dead_node_and_a_hostile_one(fleet, tmp_path):
     fleet.prepare(["node-0", "node-1", "node-2", "stranger"])
@@ -96,7 +96,7 @@ def test_a_fleet_goes_on_without_a_dead_node_and_a_hostile_one(fleet, tmp_path):
     assert honest not in {node for row in history(tmp_path) for node in left_out(row)}
 
 
-@pytest.mark.slow
+@pytest.mark.fleet
 @pytest.mark.timeout(600)
 def test_the_same_app_runs_on_the_simulation_engine(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: the simulation engine needs the extra simulation")
