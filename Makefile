@@ -7,11 +7,12 @@ READY  := $(VENV)/.ready
 OUT    ?= demo-results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench wheel clean
+.PHONY: help demo test test-fleet lint bench wheel clean
 
 help:
 	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
 	@echo "make test   run the tests"
+	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes, minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks that take minutes, one after another"
 	@echo "make wheel  build the wheel into dist/"
@@ -26,6 +27,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fleet: $(READY)
+	$(BIN)/python -m pytest -m fleet tests/federated
 
 lint: $(READY)
 	$(BIN)/ruff check .
