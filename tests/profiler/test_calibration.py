@@ -279,7 +279,11 @@ def test_columns_can_be_given(tmp_path):
 
 
 def test_a_loads_file_is_read_strictly(tmp_path):
-    for text, words in (("{", "is not JSON"), ('{"kind": "other"}', "expected|should be .cwmp-loads"), ("[]", "give a file")):
+    for text, words in (
+        ("{", "is not JSON"),
+        ('{"kind": "other"}', "expected|should be .cwmp-loads"),
+        ("[]", "give a file"),
+    ):
         path = csv_file(tmp_path, text)
         with pytest.raises(SessionError, match=words):
             read_loads(path)
