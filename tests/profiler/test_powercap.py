@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripted.hardware import forbidden, open_folder
 from scripted.live_tree import LiveTrees
 from scripted.powercap_tree import INTEL_RANGE_UJ, Zone, lay
 from scripted.scenarios import BY_NAME, SCENARIOS
 
+from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_rails
 from cwmp_profiler.meters.powercap import Factory
 from cwmp_profiler.meters.pyrapl import Factory as PyraplFactory
@@ -20,15 +23,6 @@ from cwmp_profiler.meters.rapl import wrap_ticks
 from cwmp_profiler.tracker import Tracker
 
 OPEN = [scenario for scenario in SCENARIOS if not scenario.locked]
-UNDERSTOOD_BY_PYRAPL = {
-    "plain",
-    "wrap in mid-window",
-    "several wraps in one window",
-    "two packages",
-    "no DRAM",
-    "psys",
-    "MMIO twin",
-}
 
 
 def opened(folder, *zones, **options):
@@ -47,31 +41,29 @@ def live_energies():
             for root, scenario in roots.items():
                 context = MeterContext(sysfs_root=root)
                 trackers[scenario.name, "powercap"] = Tracker(Factory().open(context))
-                if scenario.name in UNDERSTOOD_BY_PYRAPL:
-                    trackers[scenario.name, "pyrapl"] = Tracker(PyraplFactory().open(context))
+                trackers[scenario.name, "pyrapl"] = Tracker(PyraplFactory().open(context))
             for tracker in trackers.values():
                 tracker.start()
             time.sleep(2.0)
             return {key: tracker.stop() for key, tracker in trackers.items()}
 
 
+@pytest.mark.parametrize("meter", ["powercap", "pyrapl"])
 @pytest.mark.parametrize("scenario", OPEN, ids=lambda scenario: scenario.name)
-def test_on_a_live_tree_every_rail_and_the_total_are_within_1_percent_of_truth(live_energies, scenario):
-    energy = live_energies[scenario.name, "powercap"]
+def test_on_a_live_tree_every_rail_and_the_total_are_within_1_percent_of_truth(live_energies, scenario, meter):
+    energy = live_energies[scenario.name, meter]
     assert energy.energy_j == pytest.approx(scenario.power_w * energy.duration_s, rel=0.01)
     found = {name: rail.energy_j / energy.duration_s for name, rail in energy.rails.items()}
     assert found == pytest.approx(scenario.rails_w, rel=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(UNDERSTOOD_BY_PYRAPL))
-def test_both_rapl_meters_read_the_same_watts_on_the_same_live_tree(live_energies, name):
-    ours, theirs = live_energies[name, "powercap"], live_energies[name, "pyrapl"]
-    assert theirs.rails
-    for rail, energy in theirs.rails.items():
-        assert energy.energy_j / theirs.duration_s == pytest.approx(
-            ours.rails[rail].energy_j / ours.duration_s, rel=0.01
-        )
-        assert energy.wraps == ours.rails[rail].wraps
+@pytest.mark.parametrize("scenario", OPEN, ids=lambda scenario: scenario.name)
+def test_both_rapl_meters_repair_the_same_wraps_on_the_same_live_tree(live_energies, scenario):
+    ours, theirs = (
+        {name: rail.wraps for name, rail in live_energies[scenario.name, meter].rails.items()}
+        for meter in ("powercap", "pyrapl")
+    )
+    assert ours == theirs
 
 
 def test_wraps_in_mid_window_were_wraps(live_energies):
@@ -79,12 +71,73 @@ def test_wraps_in_mid_window_were_wraps(live_energies):
     assert live_energies["several wraps in one window", "powercap"].rails["package-0"].wraps >= 2
 
 
-def test_both_rapl_meters_read_equal_microjoules_from_a_tree_at_rest(tmp_path):
-    lay(tmp_path, BY_NAME["two packages"].zones)
-    context = MeterContext(sysfs_root=tmp_path)
+def same_microjoules(root):
+    """Both meters on the tree of `root`: their rails and, when every counter shows another number, their readings."""
+    context = MeterContext(sysfs_root=root)
     with Factory().open(context) as ours, PyraplFactory().open(context) as theirs:
-        assert ours.read().values == theirs.read().values
         assert ours.rails == theirs.rails
+        assert ours.notes == theirs.notes
+        assert ours.read().values == theirs.read().values
+        for number, rail in enumerate(ours.rails):
+            Path(rail.source).chmod(0o644)
+            Path(rail.source).write_text(f"{1_000_000 + 7 * number}\n")
+        expected = {rail.name: 1_000_000 + 7 * number for number, rail in enumerate(ours.rails)}
+        assert theirs.read().values == ours.read().values == expected
+        return ours.rails
+
+
+@pytest.mark.parametrize("scenario", OPEN, ids=lambda scenario: scenario.name)
+def test_both_rapl_meters_read_equal_microjoules_from_a_tree_at_rest(tmp_path, scenario):
+    lay(tmp_path, scenario.zones)
+    assert {rail.name for rail in same_microjoules(tmp_path)} == set(scenario.rails_w)
+
+
+@st.composite
+def zone_trees(draw):
+    """Packages with dies, gaps, twins, psys and whatever lies in them, in trees as regular or as odd as they come."""
+    zones = []
+    for control in draw(st.sampled_from([("intel-rapl",), ("intel-rapl-mmio",), ("intel-rapl", "intel-rapl-mmio")])):
+        for index in draw(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True)):
+            names = ("package-0", "package-1", "package-3", f"package-0-die-{index}", "psys")
+            folder = f"{control}:{index}"
+            zones.append(Zone(folder, draw(st.sampled_from(names)), start_uj=draw(st.integers(1, 2**38))))
+            inside = st.dictionaries(
+                st.integers(0, 4), st.sampled_from(("core", "uncore", "dram", "other")), max_size=4
+            )
+            zones += [
+                Zone(f"{folder}/{folder}:{below}", name, start_uj=draw(st.integers(1, 2**38)))
+                for below, name in draw(inside).items()
+            ]
+    return zones
+
+
+@settings(max_examples=60, deadline=None)
+@given(zone_trees())
+def test_both_rapl_meters_read_the_same_rails_and_microjoules_from_any_tree(zones):
+    with open_folder() as folder:
+        lay(folder, zones)
+        assert same_microjoules(folder)
+
+
+@pytest.mark.parametrize("content", ["12.5", "nan", "inf", "-5", "", "12x4"])
+def test_a_counter_that_turns_to_nonsense_is_an_error_through_pyrapl_too(tmp_path, content):
+    lay(tmp_path, BY_NAME["multi-die"].zones)
+    with PyraplFactory().open(MeterContext(sysfs_root=tmp_path)) as meter:
+        (tmp_path / BY_NAME["multi-die"].zones[2].energy_file).write_text(content)
+        with pytest.raises(MeterError, match=r"pyRAPL: .*the sensor failed"):
+            meter.read()
+
+
+def test_the_numbers_come_from_pyrapls_own_sensors(tmp_path, monkeypatch):
+    lay(tmp_path, BY_NAME["index gap"].zones)
+    with PyraplFactory().open(MeterContext(sysfs_root=tmp_path)) as meter:
+        import pyRAPL.device_api
+
+        found = pyRAPL.device_api.DeviceAPI.energy
+        monkeypatch.setattr(
+            pyRAPL.device_api.DeviceAPI, "energy", lambda self: tuple(value + 1 for value in found(self))
+        )
+        assert set(meter.read().values.values()) == {123_456_790}
 
 
 def test_the_wrap_is_one_unit_above_the_largest_value_of_a_32_bit_register():
@@ -232,15 +285,6 @@ def test_without_zones_the_reason_names_where_was_looked_and_the_cure_fits_the_m
     assert "modprobe" in Factory().probe(_machine(tmp_path / "bare", "")).cure
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert "have no RAPL" in Factory().probe(_machine(tmp_path / "arm", "")).reason
-
-
-@pytest.mark.parametrize("name", ["multi-die", "index gap"])
-def test_trees_that_pyrapl_does_not_understand_are_explained_and_powercap_named(tmp_path, name):
-    lay(tmp_path, BY_NAME[name].zones)
-    with pytest.raises(
-        MeterUnavailableError, match=r"pyRAPL does not understand this tree .*; take the meter powercap"
-    ):
-        PyraplFactory().open(MeterContext(sysfs_root=tmp_path))
 
 
 def test_importing_pyrapl_leaves_logging_and_warnings_as_they_were(tmp_path):

@@ -49,13 +49,23 @@ class Factory(MeterFactory):
 
     def open(self, context: MeterContext) -> PowercapMeter:
         """Open every zone that counts and is not shown twice."""
-        zones, notes = zones_or_unavailable(context)
-        kept = rails_of(zones)
-        if any(entry.rail.kind == "dram" for entry in kept):
-            notes.append(_DRAM_NOTE)
-        if " sgx " in (optional_text(proc_root(context) / "cpuinfo") or ""):
-            notes.append(_SGX_NOTE)
-        return PowercapMeter(kept, context, tuple(notes))
+        rails, notes = rails_or_unavailable(context)
+        return PowercapMeter(rails, context, notes)
+
+
+def rails_or_unavailable(context: MeterContext) -> tuple[list[ZoneRail], tuple[str, ...]]:
+    """Return the rails of this machine's zones, and what a user must know about them.
+
+    Raises:
+        MeterUnavailableError: If there is none, or one may not be read.
+    """
+    zones, notes = zones_or_unavailable(context)
+    rails = rails_of(zones)
+    if any(entry.rail.kind == "dram" for entry in rails):
+        notes.append(_DRAM_NOTE)
+    if " sgx " in (optional_text(proc_root(context) / "cpuinfo") or ""):
+        notes.append(_SGX_NOTE)
+    return rails, tuple(notes)
 
 
 def zones_or_unavailable(context: MeterContext) -> tuple[list[Zone], list[str]]:
