@@ -35,6 +35,12 @@ CHUNK = 1 << 22
 SAMPLE = 1 << 16
 """Entries sampled to bracket the threshold."""
 
+DEVIATIONS = 4.0
+"""Standard deviations between the threshold that a sample tells and the ends of its bracket; a miss costs another pass."""
+
+_BIN_SHIFT = 46
+"""Bits of a score that the bracket does not see: it tells scores apart that differ by 1.6%."""
+
 LEAST_SAMPLE = 16
 """Entries sampled from each layer at least, so that no layer is overlooked."""
 
@@ -161,14 +167,24 @@ def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float
     """
     finite = np.isfinite(scores)
     scores, costs = scores[finite], costs[finite]
-    order = np.argsort(-scores)
-    spent = np.cumsum(costs[order])
-    deviation = 5.0 * np.sqrt(np.cumsum(costs[order] ** 2))
+    if not scores.size:
+        return 0.0, np.inf
+    # The leading bits of a positive float64 order it: counting by them is several times faster than sorting.
+    bins = scores.view(np.int64) >> _BIN_SHIFT
+    least = int(bins.min())
+    bins -= least
+    spent = np.bincount(bins, costs)[::-1].cumsum()
+    deviation = DEVIATIONS * np.sqrt(np.bincount(bins, costs * costs)[::-1].cumsum())
+
+    def edge(place: int) -> float:
+        """Return the least score of a bin, counted from the top."""
+        return float(np.int64(least + spent.size - 1 - place << _BIN_SHIFT).view(np.float64))
+
     sure = int(np.searchsorted(spent + deviation, budget, side="right"))
-    high = float(scores[order[sure - 1]]) if sure else np.inf
+    high = edge(sure - 1) if sure else np.inf
     # spent - deviation falls at first, so the first place behind `sure` that reaches the budget counts.
     reached = np.flatnonzero(spent[sure:] - deviation[sure:] >= budget)
-    low = float(scores[order[sure + int(reached[0])]]) if reached.size else 0.0
+    low = edge(sure + int(reached[0])) if reached.size else 0.0
     return min(low, high), high
 
 

@@ -25,7 +25,13 @@ SMALL = 1 << 16
 """Entries below which starting threads costs more than it saves."""
 
 _BLOCK = 32
-"""Entries tested together: most blocks hold no candidate and are left after one vector comparison."""
+"""Entries compared together, into the bits of one word; only the bits that are set are looked at again."""
+
+_SPREAD = 0x077CB531
+"""A de Bruijn number: its multiples by powers of two differ in their first five bits, which tell the power."""
+
+_PLACES = np.empty(32, dtype=np.int64)
+_PLACES[[(_SPREAD << place & 0xFFFFFFFF) >> 27 for place in range(32)]] = np.arange(32)
 
 Bits = npt.NDArray[Any]
 Task = tuple[int, int]
@@ -44,15 +50,17 @@ def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept:
     n = bits.size
     whole = n - n % _BLOCK
     for block in range(0, whole, _BLOCK):
-        largest = bits[block] & mask
-        for i in range(block, block + _BLOCK):
-            largest = max(largest, bits[i] & mask)
-        if largest >= least:
-            for i in range(block, block + _BLOCK):
-                # Written always and counted if wanted: cheaper than a branch that is hard to predict.
-                positions[count] = start + i
-                kept[count] = bits[i]
-                count += (bits[i] & mask) >= least
+        hits = np.uint32(0)
+        for i in range(_BLOCK):
+            hits |= np.uint32((bits[block + i] & mask) >= least) << np.uint32(i)
+        left = np.uint32(hits)
+        while left:
+            fewer = np.uint32(left & (left - np.uint32(1)))
+            i = block + _PLACES[np.uint32((left ^ fewer) * np.uint32(_SPREAD)) >> np.uint32(27)]
+            positions[count] = start + i
+            kept[count] = bits[i]
+            count += 1
+            left = fewer
     for i in range(whole, n):
         positions[count] = start + i
         kept[count] = bits[i]
@@ -121,32 +129,31 @@ def _rice_encode(indices: Any, parameter: int, unary: Any, low: Any) -> int:
 
 def _rice_decode(unary: Any, low: Any, parameter: int, entries: int, positions: Any) -> int:
     """Write the positions; return how many, or -1 if the code is not canonical for that many entries below `entries`."""
-    count, zeros, position, filled, read = 0, 0, -1, 0, 0
+    count, last, position, filled, read = 0, -1, -1, 0, 0
     waiting: Any = 0
     mask = (1 << parameter) - 1
-    for i in range(unary.size):
-        byte = unary[i]
-        if byte == 0:
-            zeros += 8
-            continue
-        for bit in range(8):
-            if not (byte >> bit) & 1:
-                zeros += 1
-                continue
+    for first in range(0, unary.size, 4):
+        left = np.uint32(0)
+        for i in range(min(4, unary.size - first)):
+            left = np.uint32(left | (np.uint32(unary[first + i]) << np.uint32(8 * i)))
+        while left:
             if count == positions.size:
                 return -1
+            fewer = np.uint32(left & (left - np.uint32(1)))
+            at = 8 * first + _PLACES[np.uint32((left ^ fewer) * np.uint32(_SPREAD)) >> np.uint32(27)]
+            left = fewer
             while filled < parameter:
                 waiting |= np.int64(low[read]) << filled
                 read += 1
                 filled += 8
-            position += ((zeros << parameter) | (waiting & mask)) + 1
+            position += (((at - last - 1) << parameter) | (waiting & mask)) + 1
+            last = at
             waiting >>= parameter
             filled -= parameter
             if position >= entries:
                 return -1
             positions[count] = position
             count += 1
-            zeros = 0
     if waiting or unary.size == 0 or unary[-1] == 0:
         return -1
     return count
