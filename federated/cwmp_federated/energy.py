@@ -89,6 +89,11 @@ class MarginalCosts:
         bits = None if payload_bits is None else max(payload_bits - self._frame_bits, 0.0)
         return {**self._costs.parts_j(kept, payload_bits=bits), "fixed": 0.0}
 
+    def split_j(self, kept: Mapping[str, int], *, payload_bits: float) -> tuple[dict[str, float], float]:
+        """Return what `parts_j` returns, and the fixed joules that are in no budget."""
+        parts = self._costs.parts_j(kept, payload_bits=max(payload_bits - self._frame_bits, 0.0))
+        return {**parts, "fixed": 0.0}, parts["fixed"]
+
     def dense_j(self) -> float:
         """Return the joules of keeping everything."""
         if self._dense_j is None:
@@ -174,9 +179,8 @@ class ClientEnergy:
             ProfileError: If the profile lacks a coefficient that the work needs.
         """
         costs = self.layer_costs(work.steps)
-        update = self.marginal(work.steps).parts_j(work.kept, payload_bits=8.0 * work.payload_bytes)
-        burst_j = costs.burst_j() if any(work.kept.values()) else 0.0
-        launches_j = costs.parts_j(work.kept)["fixed"] - burst_j
+        update, fixed_j = self.marginal(work.steps).split_j(work.kept, payload_bits=8.0 * work.payload_bytes)
+        launches_j = fixed_j - (costs.burst_j() if any(work.kept.values()) else 0.0)
         training = self._prices.joules(self._training_counts(work))
         up_j, down_j, radio_fixed_j = self._radio_joules(work)
         return {

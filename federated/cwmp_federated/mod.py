@@ -8,10 +8,12 @@ encoded update, report     <---  change + residual, selection by joules, residua
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -36,7 +38,12 @@ TrainFunction = Callable[[Message, Context], Message]
 
 def setup_of(context: Context) -> Setup:
     """Return the set-up that a context's run configuration describes."""
-    return make_setup(RunConfig.from_run_config(context.run_config))
+    return make_setup(_config_of(json.dumps(dict(context.run_config))))
+
+
+@lru_cache(maxsize=16)
+def _config_of(settings: str) -> RunConfig:
+    return RunConfig.from_run_config(json.loads(settings))
 
 
 class Client:
@@ -98,7 +105,9 @@ class CwmpMod:
         client = Client(context, self.setup_of(context))
         bytes_down = wire.message_bytes(message)
         base, received = receive(message, context, parameter_shapes(client.setup.model))
-        message.content = RecordDict({wire.ARRAYS: wire.to_record(base), wire.CONFIG: wire.config_of(message)})
+        whole = message.content.array_records.get(wire.ARRAYS)
+        arrays = wire.to_record(base) if whole is None else whole
+        message.content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: wire.config_of(message)})
         reply = call_next(message, context)
         if reply.has_error():
             return reply

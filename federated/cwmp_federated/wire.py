@@ -10,12 +10,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import message_to_proto
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cwmp_federated.errors import PayloadError
@@ -23,6 +26,7 @@ from cwmp_federated.learning import State
 from cwmp_profiler.provenance import Provenance
 
 STYPE = "cwmp.v1"
+NPY, _NPY_1_0 = "numpy.ndarray", b"\x93NUMPY\x01\x00"
 ARRAYS, CONFIG = "arrays", "config"
 UPDATE, PAYLOAD, BUFFERS = "cwmp", "payload", "buffers"
 METRICS, DEVICE, KEPT = "metrics", "device", "cwmp-kept"
@@ -47,13 +51,45 @@ LEDGER_FIELDS = (
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return a state as Flower arrays."""
-    return ArrayRecord(OrderedDict((name, Array(tensor.detach().cpu().numpy())) for name, tensor in state.items()))
+    """Return a state as Flower arrays, the same as Flower itself makes of NumPy arrays."""
+    return ArrayRecord(OrderedDict((name, _array(tensor.detach().cpu().numpy())) for name, tensor in state.items()))
 
 
 def to_state(record: ArrayRecord) -> State:
     """Return Flower arrays as a state of tensors."""
-    return OrderedDict((name, torch.from_numpy(np.array(array.numpy()))) for name, array in record.items())
+    return OrderedDict((name, torch.from_numpy(_numbers(array))) for name, array in record.items())
+
+
+def _array(values: NDArray[Any]) -> Array:
+    data = _npy_header(values.dtype.str, values.shape) + values.tobytes()
+    return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=data)
+
+
+def _numbers(array: Array) -> NDArray[Any]:
+    """Return a writable copy of an array; writing and parsing headers anew would take longer than small tensors."""
+    start = array.data.find(b"\n") + 1
+    if array.stype != NPY or not array.data.startswith(_NPY_1_0) or not start:
+        return np.array(array.numpy())
+    dtype, shape, fortran = _npy_parsed(array.data[:start])
+    if fortran or dtype.hasobject:
+        return np.array(array.numpy())
+    return np.frombuffer(array.data, dtype, math.prod(shape), start).reshape(shape).copy()
+
+
+@lru_cache(maxsize=1024)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the numbers in a .npy file of version 1.0."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=1024)
+def _npy_parsed(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    buffer = BytesIO(header)
+    np.lib.format.read_magic(buffer)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
+    return dtype, shape, fortran
 
 
 def opaque(data: bytes) -> Array:

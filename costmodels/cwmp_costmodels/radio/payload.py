@@ -108,7 +108,10 @@ def _rice_bits(p: float) -> float:
         log_miss = 2**b * math.log1p(-p) if p < 1 else -math.inf
         return b + 1 + math.exp(log_miss) / -math.expm1(log_miss)
 
-    return min(bits(b) for b in range(MAX_RICE_PARAMETER + 1))
+    # The bits fall and then rise with b; the mean gap names the place to within one.
+    near = math.frexp(math.log(2) / -math.log1p(-p))[1] if p < 1 else 0
+    low = min(max(near - 2, 0), MAX_RICE_PARAMETER)
+    return min(bits(b) for b in range(low, min(max(near + 1, 0), MAX_RICE_PARAMETER) + 1))
 
 
 def _leb128_bits(p: float) -> float:
