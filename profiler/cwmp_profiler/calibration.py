@@ -98,7 +98,7 @@ def sample_s(meter: Meter) -> float | None:
     periods = [rail.update_period_s or SLICE_S / 4 for rail in meter.rails if rail.sense == "power"]
     if not periods:
         return None
-    return max(min(min(periods) / 2, SLICE_S / 4), MIN_SAMPLE_S, meter.sample_period_s or 0.0)
+    return max(min(min(periods) / 2, SLICE_S / 4), MIN_SAMPLE_S, meter.dense_sample_s or meter.sample_period_s or 0.0)
 
 
 def refuse_estimates(meter: Meter) -> None:

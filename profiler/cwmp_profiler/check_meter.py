@@ -20,7 +20,7 @@ AVERAGING_SHARE = 1 / 3
 
 FEW_TICKS = 100
 READ_NOTE, READ_CARE = 0.001, 0.01
-"""Share of a window that reading the meter may take: unnoticed, and without care."""
+"""Share of a processor that reading the meter may take: unnoticed, and without care."""
 
 BLIND_SHARE = 0.05
 """The most powerful work must draw this much more than idle, or the meter does not see the work."""
@@ -132,14 +132,19 @@ def _readings(found: Measurements, rails: Sequence[Rail]) -> Iterator[Finding]:
                 cure="use longer windows (--preset full) or a meter of finer resolution",
             )
     yield from _blind(found)
-    cost = statistics.median(window.read_s / window.duration_s for window in windows)
+    cost = statistics.median(_read_cost_s(window) / window.duration_s for window in windows)
     if cost > READ_NOTE:
         yield Finding(
             code="meter-cost",
             severity=Severity.CARE if cost > READ_CARE else Severity.NOTE,
-            what=f"reading meter {found.header.meter.name} took {cost:.2%} of the windows' time, and its energy is in the joules",
+            what=f"reading meter {found.header.meter.name} took {cost:.2%} of a processor's time, and its energy is in the joules",
             cure="sample less often or take a meter that counts energy",
         )
+
+
+def _read_cost_s(window: Window) -> float:
+    """Return the processor time of the window's reads; older files only hold the time that they took, which is at least that."""
+    return window.read_s if window.read_cpu_s is None else window.read_cpu_s
 
 
 def _blind(found: Measurements) -> Iterator[Finding]:

@@ -124,6 +124,8 @@ class Window(_Record):
     reads: Count = 2
     read_s: NonNegative = 0.0
     """Time that the meter's own reads took."""
+    read_cpu_s: NonNegative | None = None
+    """Processor time of those reads; None in files that do not hold it."""
     environment: dict[str, Any] = {}
     """What was recorded around the window: temperature_c, clock_hz, load, throttled, ..."""
     flags: list[str] = []

@@ -89,7 +89,7 @@ def make_plan(
             for point in points
         ],
         order=_order(points, count, seed),
-        remarks=_remarks(device, preset),
+        remarks=[*_remarks(device, preset), *_pace_remarks(preset, meter)],
     )
 
 
@@ -133,6 +133,18 @@ def _remarks(device: DeviceInfo, preset: str) -> list[str]:
             f"the largest working set is {largest / 1e6:.0f} MB instead of {wanted / 1e6:.0f} MB: memory allows no more"
         ]
     return []
+
+
+def _pace_remarks(preset: str, meter: Meter) -> list[str]:
+    paced_s = (meter.sample_period_s or 0.0) * SAMPLES_PER_WINDOW
+    if paced_s <= WINDOW_S[preset] or paced_s < window_s(preset, meter):
+        return []
+    remark = (
+        f"windows last {paced_s:.2g} s instead of {WINDOW_S[preset]:g} s: meter {meter.name} is read every "
+        f"{meter.sample_period_s:.2g} s, so that reading it stays below 0.1% of a processor's time, and a window needs "
+        f"{SAMPLES_PER_WINDOW} samples"
+    )
+    return [remark]
 
 
 def expected_s(plan: PlanRecord, remaining: int | None = None) -> float:

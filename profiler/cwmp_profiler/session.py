@@ -210,6 +210,7 @@ class Session:
             rails={name: RailRecord.model_validate(rail.to_json()) for name, rail in energy.rails.items()},
             reads=energy.reads,
             read_s=energy.read_s,
+            read_cpu_s=energy.read_cpu_s,
             environment=state,
             flags=self._flags(energy, state),
         )
@@ -292,7 +293,7 @@ class Session:
             flags.append("throttled")
         if state.get("foreign_load", 0.0) > BACKGROUND_SHARE:
             flags.append("background load")
-        if energy.read_s > READ_COST_SHARE * energy.duration_s and self.meter.clock is self.device.clock:
+        if energy.read_cpu_s > READ_COST_SHARE * energy.duration_s and self.meter.clock is self.device.clock:
             flags.append("meter cost")
         return flags
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, Rail, Reading, root_rails
+from cwmp_profiler.meters.pace import affordable_s, processor_time
 
 ASSUMED_MAX_POWER_W = 5000.0
 """Power that no rail without a stated maximum is assumed to exceed: sizes the wrap guard and unmasks jumps."""
@@ -34,11 +35,8 @@ UNSEEN = 3.0
 
 DEFAULT_SAMPLE_S = 0.1
 
-WAKE_S = 2e-4
-"""Processor time that waking the sampler may cost beside the read itself (measured on a loaded virtual machine: half of it)."""
-
-SAMPLING_SHARE, MAX_AFFORDABLE_S = 7e-4, 0.5
-"""Share of a window that sampling may cost, and the longest time between samples that this may lead to."""
+MAX_AFFORDABLE_S = 0.5
+"""Longest time between samples of a meter that states none, so that its windows were not sized by it."""
 
 DEFAULT_UPDATE_S = 0.02
 """Update period assumed of a counter whose own is unknown."""
@@ -89,7 +87,8 @@ class Energy:
         rails: Per rail name its energy.
         energy_j: Sum over rails that no other rail contains.
         reads: Reads taken by guard and sampler, the two at the ends included.
-        read_s: Time spent in reads, in seconds: the meter's own cost.
+        read_s: Time spent in reads, in seconds.
+        read_cpu_s: Processor time of the reads, child processes included, in seconds: the meter's own cost.
         longest_gap_s: Longest time between two successive reads: a power rail says nothing of what happened in it.
     """
 
@@ -99,6 +98,7 @@ class Energy:
     energy_j: float
     reads: int
     read_s: float
+    read_cpu_s: float
     longest_gap_s: float
 
 
@@ -122,7 +122,7 @@ class Tracker:
     Attributes:
         meter: An open meter.
         sample_period_s: Time between samples of power rails; None takes what the meter asks for, else half the fastest rail's
-            update period, or more where reading so often would cost more than SAMPLING_SHARE of the window.
+            update period, or more where reading so often would cost more than `pace.SAMPLING_SHARE` of the window.
         on_sample: Called with each reading (for recording); errors in it end the window.
     """
 
@@ -134,6 +134,7 @@ class Tracker:
     _error: BaseException | None = field(default=None, init=False)
     _reads: int = field(default=0, init=False)
     _read_s: float = field(default=0.0, init=False)
+    _read_cpu_s: float = field(default=0.0, init=False)
     _start_t: float = field(default=0.0, init=False)
     _last_t: float = field(default=0.0, init=False)
     _gap_s: float = field(default=0.0, init=False)
@@ -146,7 +147,8 @@ class Tracker:
         """
         if self._stack is not None:
             raise RuntimeError("Tracker.start() called twice without stop()")
-        self._error, self._reads, self._read_s, self._gap_s = None, 0, 0.0, 0.0
+        self._error, self._reads, self._gap_s = None, 0, 0.0
+        self._read_s = self._read_cpu_s = 0.0
         reading = self._read()
         self._start_t = self._last_t = reading.t_s
         self._states = {
@@ -194,6 +196,7 @@ class Tracker:
             energy_j=total,
             reads=self._reads,
             read_s=self._read_s,
+            read_cpu_s=self._read_cpu_s,
             longest_gap_s=self._gap_s,
         )
 
@@ -228,12 +231,14 @@ class Tracker:
         return min(periods) if periods else None
 
     def _affordable_s(self) -> float:
-        mean_read_s = self._read_s / self._reads if self._reads else 0.0
-        return min((mean_read_s + WAKE_S) / SAMPLING_SHARE, MAX_AFFORDABLE_S)
+        mean_cpu_s = self._read_cpu_s / self._reads if self._reads else 0.0
+        return min(affordable_s(mean_cpu_s), MAX_AFFORDABLE_S)
 
     def _read(self) -> Reading:
-        before = self.meter.clock.now()
+        processor_s = processor_time(self.meter.clock)
+        before, used = self.meter.clock.now(), processor_s() + self.meter.child_cpu_s
         reading = self.meter.read()
+        self._read_cpu_s += processor_s() + self.meter.child_cpu_s - used
         self._read_s += self.meter.clock.now() - before
         self._reads += 1
         missing = [rail.name for rail in self.meter.rails if rail.name not in reading.values]

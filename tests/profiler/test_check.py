@@ -245,10 +245,20 @@ def test_the_cost_of_reading_is_a_note_and_then_a_care(clean, tmp_path):
     for share, severity in ((0.005, Severity.NOTE), (0.05, Severity.CARE)):
 
         def reads(index, data, share=share):
-            data["read_s"] = share * data["duration_s"]
+            # A read waits for most of its time: only a processor that is used costs anything.
+            data["read_s"] = 0.5 * data["duration_s"]
+            data["read_cpu_s"] = share * data["duration_s"]
 
         one = finding(check_session(edited(clean, tmp_path / "m", window=reads)), "meter-cost")
         assert one.severity is severity
+
+
+def test_a_file_that_holds_no_processor_time_is_judged_by_the_time_of_its_reads(clean, tmp_path):
+    def reads(index, data):
+        data["read_s"] = 0.005 * data["duration_s"]
+        data["read_cpu_s"] = None
+
+    assert finding(check_session(edited(clean, tmp_path / "m", window=reads)), "meter-cost").severity is Severity.NOTE
 
 
 def test_missing_windows_are_counted_by_point_and_a_torn_tail_is_a_note(clean, tmp_path):

@@ -5,13 +5,18 @@ from board_trees import BOARDS, Chip, lay_board, lay_chip, set_channel
 
 from cwmp_profiler.boards import detect_board, require_board
 from cwmp_profiler.clock import VirtualClock
+from cwmp_profiler.device_info import DeviceInfo, Level
 from cwmp_profiler.errors import DeviceError, MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_rails
 from cwmp_profiler.meters.ina3221 import Factory
 from cwmp_profiler.meters.jetson_rails import BOARDS as TABLE
 from cwmp_profiler.meters.jetson_rails import INPUTS
-from cwmp_profiler.plan import window_s
+from cwmp_profiler.plan import make_plan, window_s
 from cwmp_profiler.tracker import Tracker
+
+SIMPLE = DeviceInfo(
+    kind="cpu", model="t", levels=(Level(name="dram", capacity_bytes=None),), memory_bytes=1 << 30, dtypes=("float32",)
+)
 
 # What each board's total is made of, and the memory rail where it has one: the facts that other tools get wrong.
 EXPECTED = {
@@ -97,7 +102,9 @@ def test_a_slow_bus_is_sampled_less_often_so_that_reading_stays_cheap(tmp_path):
             return super().now()
 
     with Factory().open(MeterContext(sysfs_root=tmp_path, clock=Bus())) as meter:
-        assert meter.sample_period_s == pytest.approx(0.15)  # 1.5 ms per read, at most 1% of the time
+        # 1.5 ms per read and 0.2 ms to wake, at most 0.07% of the time; 1% where density matters more.
+        assert meter.sample_period_s == pytest.approx(1.7e-3 / 7e-4)
+        assert meter.dense_sample_s == pytest.approx(0.17)
 
 
 def test_an_input_that_reads_nothing_on_a_running_board_is_an_error(tmp_path):
@@ -232,3 +239,7 @@ def test_windows_hold_twelve_samples_of_a_slow_bus(tmp_path):
     with Factory().open(context(tmp_path)) as meter:
         meter.sample_period_s = 0.3
         assert window_s("quick", meter) == pytest.approx(3.6)
+        (remark,) = [line for line in make_plan(SIMPLE, meter, preset="quick").remarks if "ina3221" in line]
+        assert "windows last 3.6 s instead of 0.2 s" in remark
+        meter.sample_period_s = 0.01
+        assert not any("ina3221" in line for line in make_plan(SIMPLE, meter, preset="quick").remarks)

@@ -69,8 +69,9 @@ def test_an_h100_has_a_counter_and_a_memory_rail_inside_it(stub):
 def test_the_counter_gives_joules_and_the_memory_rail_is_not_added_to_them(stub):
     gpu = stub.add_h100()
     with open_meter(stub) as meter:
+        opened_s = meter.clock.now()
         meter.clock.listeners.append(
-            lambda start, end: setattr(gpu, "energy_mj", 5_000_000 + round(end * 300_000))  # 300 W
+            lambda start, end: setattr(gpu, "energy_mj", 5_000_000 + round((end - opened_s) * 300_000))  # 300 W
         )
         tracker = Tracker(meter)
         tracker.start()

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rpi5_command import PRINTED, SUM_W, lay_command
+from rpi5_command import PRINTED, SUM_W, FakeMailbox, lay_command
 
 from cwmp_profiler.boards import detect_board
 from cwmp_profiler.errors import MeterError
@@ -86,6 +86,74 @@ def test_each_way_in_which_output_can_be_wrong(text, message):
         parse_pmic(text)
 
 
+def opened_mailbox(tmp_path, mailbox, **more):
+    return Factory().open(MeterContext(sysfs_root=tmp_path, options={"rpi5": {**mailbox.options(), **more}}))
+
+
+def test_the_mailbox_and_the_command_give_the_same_watts(tmp_path):
+    mailbox = FakeMailbox(tmp_path)
+    with opened_mailbox(tmp_path, mailbox) as asked, open_meter(tmp_path) as printed:
+        assert asked.read().values == printed.read().values
+        assert [rail.name for rail in asked.rails] == [rail.name for rail in printed.rails]
+        assert asked.child_cpu_s == 0.0 < printed.child_cpu_s
+        assert asked.sample_period_s < printed.sample_period_s
+        assert any("each read runs" in note for note in printed.notes)
+    assert mailbox.asked
+
+
+def test_an_answer_longer_than_old_buffers_is_read_whole(tmp_path):
+    more = "".join(f"RAIL{n}_A current({n})=0.10000000A\nRAIL{n}_V volt({n})=1.00000000V\n" for n in range(30, 50))
+    with opened_mailbox(tmp_path, FakeMailbox(tmp_path, PRINTED + more)) as meter:
+        assert len(meter.rails) == 32
+
+
+def test_a_closed_mailbox_answers_no_more(tmp_path):
+    meter = opened_mailbox(tmp_path, FakeMailbox(tmp_path))
+    meter.close()
+    meter.close()
+    with pytest.raises(MeterError, match="is closed"):
+        meter.read()
+
+
+@pytest.mark.parametrize("wrong", ["code", "no end"])
+def test_a_mailbox_that_fails_in_mid_window_is_an_error(tmp_path, wrong):
+    mailbox = FakeMailbox(tmp_path)
+    with opened_mailbox(tmp_path, mailbox) as meter:
+        if wrong == "code":
+            mailbox.code = 0x80000001
+        else:
+            mailbox.text = "x" * 5000
+        with pytest.raises(MeterError, match="which is no answer"):
+            meter.read()
+
+
+def test_a_mailbox_that_cannot_be_asked_gives_way_to_the_command_and_says_so(tmp_path, monkeypatch):
+    def refuse(handle, request, message):
+        raise OSError(25, "Inappropriate ioctl for device")
+
+    lay_command(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with opened_mailbox(tmp_path, FakeMailbox(tmp_path), ioctl=refuse) as meter:
+        assert sum(meter.read().values.values()) == pytest.approx(SUM_W)
+        assert any("vcio cannot be asked (Inappropriate ioctl for device)" in note for note in meter.notes)
+
+
+def test_a_real_file_that_is_no_mailbox_is_not_taken_for_one(tmp_path, monkeypatch):
+    (tmp_path / "vcio").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MeterUnavailableError, match="vcgencmd is not installed"):
+        Factory().open(MeterContext(sysfs_root=tmp_path, options={"rpi5": {"mailbox": [str(tmp_path / "vcio")]}}))
+
+
+def test_a_firmware_that_refuses_the_mailbox_is_not_asked_by_command_too(tmp_path):
+    mailbox = FakeMailbox(tmp_path, 'error=1 error_msg="Command not registered"')
+    with pytest.raises(MeterUnavailableError, match=r"refused pmic_read_adc.*only the Raspberry Pi 5 family"):
+        opened_mailbox(tmp_path, mailbox)
+    mailbox.text, mailbox.status = PRINTED, 1
+    with pytest.raises(MeterUnavailableError, match="with status 1"):
+        opened_mailbox(tmp_path, mailbox)
+
+
 def test_without_the_command_it_says_so(tmp_path):
     found = Factory().probe(
         MeterContext(sysfs_root=tmp_path, options={"rpi5": {"command": [str(tmp_path / "vcgencmd"), "x"]}})
@@ -106,7 +174,7 @@ def test_a_firmware_that_may_not_be_reached_names_the_group(tmp_path):
 
 
 def test_a_command_that_hangs_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("cwmp_profiler.meters.rpi5.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("cwmp_profiler.meters.rpi5_firmware.TIMEOUT_S", 0.05)
     script, _ = lay_command(tmp_path)
     script.write_text("#!/bin/sh\nexec sleep 5\n")
     with pytest.raises(MeterUnavailableError, match="did not answer within"):

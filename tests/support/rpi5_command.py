@@ -1,4 +1,7 @@
-"""A stand-in for `vcgencmd` on a Raspberry Pi 5: a shell script that prints a file shaped like the real output."""
+"""Stand-ins for a Raspberry Pi 5's firmware: `vcgencmd` as a script, and the mailbox as a strict partner of its protocol."""
+
+import errno
+import struct
 
 PRINTED = """\
  3V7_WL_SW_A current(0)=0.00390372A
@@ -53,3 +56,41 @@ def lay_command(folder, text=PRINTED):
     script.write_text(f'#!/bin/sh\nexec cat "{printed}"\n')
     script.chmod(0o755)
     return script, printed
+
+
+class FakeMailbox:
+    """Answers property messages as the kernel's `vcio` and the firmware do, and refuses any other with EINVAL.
+
+    Attributes:
+        text: What the firmware says.
+        status: Its status word.
+        code: Code that it puts into an answered message.
+        asked: How often it was asked.
+    """
+
+    def __init__(self, folder, text=PRINTED):
+        self.device = folder / "vcio"
+        self.device.touch()
+        self.text, self.status, self.code, self.asked = text, 0, 0x80000000, 0
+
+    def options(self):
+        """Return the options of the meter that lead here."""
+        return {"mailbox": [str(self.device)], "ioctl": self.ioctl}
+
+    def ioctl(self, handle, request, message):
+        assert handle > 2
+        # _IOWR(100, 0, char *) of a 64-bit and of a 32-bit system.
+        if request not in (0xC0086400, 0xC0046400) or len(message) % 4:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        total, code, tag, room, length, status = struct.unpack_from("=6I", message)
+        (end,) = struct.unpack_from("=I", message, len(message) - 4)
+        value = bytes(message[24:-4])
+        if (total, code, tag, room, length, status, end) != (len(message), 0, 0x00030080, len(value), 0, 0, 0):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        assert value.rstrip(b"\0") == b"pmic_read_adc"
+        self.asked += 1
+        answer = self.text.encode()[:room]
+        message[24 : 24 + room] = answer.ljust(room, b"\0")
+        struct.pack_into("=I", message, 4, self.code)
+        struct.pack_into("=2I", message, 16, 0x80000000 | len(answer), self.status)
+        return 0

@@ -29,6 +29,10 @@ from cwmp_profiler.meters.amdsmi_gpus import (
     watts_of,
 )
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, Rail, Reading
+from cwmp_profiler.meters.pace import find_pace
+
+LEAST_SAMPLE_S = 0.05
+"""Power is sampled at least this far apart: how often it changes is not documented."""
 
 
 class AmdSmiMeter(Meter):
@@ -43,6 +47,9 @@ class AmdSmiMeter(Meter):
         self._open = True
         self.rails = tuple(_rail(gpu) for gpu in gpus)
         self.notes = tuple(notes)
+        if any(rail.sense == "power" for rail in self.rails):
+            pace = find_pace(self, LEAST_SAMPLE_S)
+            self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
 
     def read(self) -> Reading:
         """Read every GPU once.
@@ -100,10 +107,10 @@ class Factory(MeterFactory):
         try:
             gpus, notes = find_gpus(library, options)
             gpus = narrowed(gpus, str(context.options.get("device", "")))
+            return AmdSmiMeter(library, gpus, context.clock, notes)
         except BaseException:
             shut_down(library)
             raise
-        return AmdSmiMeter(library, gpus, context.clock, notes)
 
 
 def _rail(gpu: Gpu) -> Rail:

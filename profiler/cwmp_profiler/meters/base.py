@@ -101,7 +101,10 @@ class Meter(ABC):
         rails: Its rails; fixed while it is open.
         clock: Time that readings are stamped with.
         notes: What a user must know about its numbers (for example an offset of DRAM counters).
-        sample_period_s: Time between samples that keeps a slow sensor's cost small; None leaves it to the update period.
+        sample_period_s: Time between samples that keeps their cost small (`pace.find_pace`), in seconds; None leaves it to the
+            update period.
+        dense_sample_s: The same where many samples matter more than their cost, in seconds; None takes `sample_period_s`.
+        child_cpu_s: Processor time of the child processes that its reads have run so far, in seconds.
     """
 
     name: str
@@ -110,6 +113,8 @@ class Meter(ABC):
     clock: Clock
     notes: tuple[str, ...] = ()
     sample_period_s: float | None = None
+    dense_sample_s: float | None = None
+    child_cpu_s: float = 0.0
 
     @abstractmethod
     def read(self) -> Reading:

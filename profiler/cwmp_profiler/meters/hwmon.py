@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.sysfs import (
     ForbiddenError,
     children,
@@ -27,8 +28,8 @@ from cwmp_profiler.meters.sysfs import (
     read_number,
 )
 
-SAMPLE_PERIOD_S = 0.3
-"""Time between samples of power, which keeps their cost below a thousandth of the window."""
+LEAST_SAMPLE_S = 0.05
+"""Power is sampled at least this far apart, even where density matters more than cost."""
 
 _MACHINE_CHIPS = frozenset({"power_meter", "corsairpsu", "pmbus", "psu", "occ", "dell_smm_power"})
 _KINDS: dict[str, Kind] = {
@@ -66,9 +67,10 @@ class HwmonMeter(Meter):
         self.rails = tuple(sensor.rail for sensor in sensors)
         self.clock = context.clock
         self.notes = notes
-        if any(rail.sense == "power" for rail in self.rails):
-            self.sample_period_s = SAMPLE_PERIOD_S
         self._files = [(sensor.rail.name, sensor.file, sensor.rail.sense == "energy") for sensor in sensors]
+        if any(rail.sense == "power" for rail in self.rails):
+            pace = find_pace(self, LEAST_SAMPLE_S)
+            self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
 
     def read(self) -> Reading:
         """Read every sensor: counters in microjoules, power in watts."""

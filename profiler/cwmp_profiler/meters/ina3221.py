@@ -22,6 +22,7 @@ from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.meters.jetson_rails import RailMeaning, meanings
+from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.sysfs import GarbageError, children, optional_number, optional_text, read_number, read_text
 
 DEFAULT_UPDATE_S: Final = 0.0066
@@ -30,8 +31,8 @@ DEFAULT_UPDATE_S: Final = 0.0066
 MAX_RAIL_W: Final = 300.0
 """No Jetson rail carries more; a value beyond is a failed read of the bus."""
 
-LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.05, 0.5, 1 / 100
-"""Samples are taken at least this far apart, and so that reading takes at most this share of one processor's time."""
+LEAST_SAMPLE_S: Final = 0.05
+"""Samples are taken at least this far apart, even where density matters more than their cost."""
 
 _SKIPPED: Final = re.compile(r"^(nc|n/c)$|sum of shunt", re.IGNORECASE)
 
@@ -97,14 +98,8 @@ class Ina3221Meter(Meter):
             for channel in channels
         )
         self.notes = tuple(notes)
-        # The first read opens what later ones find open.
-        cost = min(self._timed_read_s() for _ in range(3))
-        self.sample_period_s = min(max(cost / READ_SHARE, LEAST_SAMPLE_S), MOST_SAMPLE_S)
-
-    def _timed_read_s(self) -> float:
-        before = self.clock.now()
-        self.read()
-        return self.clock.now() - before
+        pace = find_pace(self, LEAST_SAMPLE_S)
+        self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
 
     def read(self) -> Reading:
         """Read every rail once.

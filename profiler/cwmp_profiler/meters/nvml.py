@@ -22,11 +22,12 @@ from cwmp_profiler.meters.nvml_library import Nvml
 from cwmp_profiler.meters.nvml_rails import PowerUse
 from cwmp_profiler.meters.nvml_sensors import GpuSensors
 from cwmp_profiler.meters.nvml_visible import Gpu, cuda_device, visible_gpus
+from cwmp_profiler.meters.pace import find_pace
 
 GAIN_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a gain of the single card"
 
-UNKNOWN_UPDATE_S, MOST_SAMPLE_S, READ_SHARE = 0.1, 0.5, 1 / 200
-"""Power is sampled twice per update, but only so often that reading takes at most this share of one processor's time."""
+UNKNOWN_UPDATE_S = 0.1
+"""Update period of a power sensor of which none is published: power is sampled at most twice per update."""
 
 
 class NvmlMeter(Meter):
@@ -39,7 +40,9 @@ class NvmlMeter(Meter):
         self.nvml = nvml
         self.sensors = tuple(sensors)
         self.rails = tuple(rail for one in self.sensors for rail in one.rails)
-        self.sample_period_s = self._affordable_s()
+        if periods := [rail.update_period_s or UNKNOWN_UPDATE_S for rail in self.rails if rail.sense == "power"]:
+            pace = find_pace(self, min(periods) / 2)
+            self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
         self.notes = (*notes, *(note for one in self.sensors for note in one.notes), GAIN_NOTE)
 
     def read(self) -> Reading:
@@ -53,20 +56,6 @@ class NvmlMeter(Meter):
         for one in self.sensors:
             values.update(one.read(self.nvml))
         return Reading((before + self.clock.now()) / 2, values)
-
-    def _affordable_s(self) -> float | None:
-        """Return the sensors' own sampling period, stretched where reading them takes long."""
-        periods = [rail.update_period_s or UNKNOWN_UPDATE_S for rail in self.rails if rail.sense == "power"]
-        if not periods:
-            return None
-        # The first read of a process is slow in ways that later ones are not.
-        cost_s = min(self._timed_read_s() for _ in range(3))
-        return max(min(periods) / 2, min(cost_s / READ_SHARE, MOST_SAMPLE_S))
-
-    def _timed_read_s(self) -> float:
-        before = self.clock.now()
-        self.read()
-        return self.clock.now() - before
 
     def close(self) -> None:
         """Shut NVML down."""

@@ -1,10 +1,10 @@
-"""Raspberry Pi 5: volts and amperes of the power management chip's rails, through `vcgencmd pmic_read_adc`.
+"""Raspberry Pi 5: volts and amperes of the power management chip's rails, as the firmware tells them (`rpi5_firmware`).
 
 The chip sees its own twelve outputs. What hangs on the 5 V input directly (USB, HATs, NVMe) and the converters' losses are not
 seen; a gain and an offset found against a meter at the supply (`calibrate`) put that right for one board.
 
 Options (`MeterContext.options["rpi5"]`, a mapping):
-    command: the command and its arguments, as a list; default `vcgencmd pmic_read_adc`.
+    command, mailbox, ioctl: how the firmware is asked, see `rpi5_firmware.open_firmware`.
     gain, offset_w: calibration of the board: watts at the supply = gain x sum of rails + offset_w
         (`--meter rpi5:GAIN,OFFSET`).
 """
@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from cwmp_profiler.boards import detect_board
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.meters.pace import find_pace
+from cwmp_profiler.meters.rpi5_firmware import Firmware, open_firmware
 
-COMMAND: Final = ("vcgencmd", "pmic_read_adc")
-TIMEOUT_S: Final = 2.0
 MAX_RAIL_W: Final = 60.0
-LEAST_SAMPLE_S, MOST_SAMPLE_S, READ_SHARE = 0.1, 1.0, 1 / 100
-"""Samples are taken at least this far apart, and so that the command takes at most this share of one processor's time."""
+LEAST_SAMPLE_S: Final = 0.1
+"""Samples are taken at least this far apart, even where density matters more than their cost."""
 
 _UNCALIBRATED: Final = (
     "only the power chip's own outputs are seen: not USB, HATs, NVMe, nor converter losses; calibrate this board against a "
@@ -50,10 +49,10 @@ _KINDS: Final[Mapping[str, tuple[Kind, str]]] = {
 
 
 def parse_pmic(text: str) -> dict[str, tuple[float, float | None]]:
-    """Read what `vcgencmd pmic_read_adc` prints.
+    """Read what the firmware answers to `pmic_read_adc`.
 
     Args:
-        text: Its output: lines such as `VDD_CORE_A current(7)=0.74030000A` and `VDD_CORE_V volt(15)=0.72012960V`.
+        text: Its answer: lines such as `VDD_CORE_A current(7)=0.74030000A` and `VDD_CORE_V volt(15)=0.72012960V`.
 
     Returns:
         Per rail its volts and amperes; amperes are None for inputs of which only the voltage is measured (EXT5V, BATT).
@@ -68,18 +67,18 @@ def parse_pmic(text: str) -> dict[str, tuple[float, float | None]]:
             continue
         match = _LINE.fullmatch(stripped)
         if match is None or match[2] != match[4]:
-            raise MeterError(f"vcgencmd pmic_read_adc printed {stripped[:60]!r}, which is no rail's volts or amperes")
+            raise MeterError(f"pmic_read_adc printed {stripped[:60]!r}, which is no rail's volts or amperes")
         name, quantity, value = match[1], match[2], float(match[3])
         if quantity in found.setdefault(name, {}):
-            raise MeterError(f"vcgencmd pmic_read_adc printed {name}_{quantity} twice")
+            raise MeterError(f"pmic_read_adc printed {name}_{quantity} twice")
         if not math.isfinite(value):
-            raise MeterError(f"vcgencmd pmic_read_adc printed {stripped[:60]!r}, which is no finite number")
+            raise MeterError(f"pmic_read_adc printed {stripped[:60]!r}, which is no finite number")
         found[name][quantity] = value
     for name, values in found.items():
         if "V" not in values:
-            raise MeterError(f"vcgencmd pmic_read_adc printed the amperes of {name} but not its volts")
+            raise MeterError(f"pmic_read_adc printed the amperes of {name} but not its volts")
     if not any("A" in values for values in found.values()):
-        raise MeterError(f"vcgencmd pmic_read_adc printed no rail with volts and amperes, but {text.strip()[:60]!r}")
+        raise MeterError(f"pmic_read_adc printed no rail with volts and amperes, but {text.strip()[:60]!r}")
     return {name: (values["V"], values.get("A")) for name, values in found.items()}
 
 
@@ -88,15 +87,13 @@ class Rpi5Meter(Meter):
 
     name = "rpi5"
 
-    def __init__(self, command: Sequence[str], clock: Clock, *, gain: float | None, offset_w: float | None) -> None:
+    def __init__(self, firmware: Firmware, clock: Clock, *, gain: float | None, offset_w: float | None) -> None:
         self.clock = clock
-        self._command = list(command)
+        self._firmware = firmware
         self._calibration = (
             None if gain is None and offset_w is None else (1.0 if gain is None else gain, offset_w or 0.0)
         )
-        before = clock.now()
         sensed = [name for name, watts in self._watts().items() if watts is not None]
-        self.sample_period_s = min(max((clock.now() - before) / READ_SHARE, LEAST_SAMPLE_S), MOST_SAMPLE_S)
         parent = "board" if self._calibration else None
         rails = [self._rail(name, parent) for name in sensed]
         if self._calibration:
@@ -108,17 +105,24 @@ class Rpi5Meter(Meter):
                     kind="board",
                     sense="power",
                     max_power_w=MAX_RAIL_W,
-                    source=f"{scale:g} x sum of rails + {offset:g} W ({self._command[0]})",
+                    source=f"{scale:g} x sum of rails + {offset:g} W ({self._firmware.name})",
                     meaning="board at its supply, by the calibration given for it",
                 ),
             )
             self.notes = (f"total by this board's calibration: {scale:g} x sum of rails + {offset:g} W",)
         else:
             self.notes = (_UNCALIBRATED,)
+        self.notes = (*self.notes, *firmware.notes)
         self.rails = tuple(rails)
+        pace = find_pace(self, LEAST_SAMPLE_S)
+        self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
+
+    def close(self) -> None:
+        """Close the mailbox."""
+        self._firmware.close()
 
     def read(self) -> Reading:
-        """Run the command once.
+        """Ask the firmware once.
 
         Raises:
             MeterError: If it fails, or a rail is missing or cannot be true.
@@ -132,7 +136,7 @@ class Rpi5Meter(Meter):
                 continue
             value = watts.get(rail.name)
             if value is None:
-                raise MeterError(f"meter rpi5: rail {rail.name} vanished from the output of {self._command[0]}")
+                raise MeterError(f"meter rpi5: rail {rail.name} vanished from what {self._firmware.name} answers")
             values[rail.name] = value
         if self._calibration:
             gain, offset_w = self._calibration
@@ -140,15 +144,15 @@ class Rpi5Meter(Meter):
         return Reading(t_s, values)
 
     def _watts(self) -> dict[str, float | None]:
-        rails = parse_pmic(run_command(self._command))
+        rails = parse_pmic(self._firmware.ask())
+        self.child_cpu_s = self._firmware.child_cpu_s
         watts = {name: None if amperes is None else volts * amperes for name, (volts, amperes) in rails.items()}
         for name, value in watts.items():
             if value is not None and not -1.0 <= value <= MAX_RAIL_W:
                 raise MeterError(f"meter rpi5: rail {name} read {value:g} W, which no rail of this board carries")
         return watts
 
-    @staticmethod
-    def _rail(name: str, parent: str | None) -> Rail:
+    def _rail(self, name: str, parent: str | None) -> Rail:
         kind, meaning = _KINDS.get(name, ("other", "not in the rail table"))
         return Rail(
             name=name,
@@ -156,7 +160,7 @@ class Rpi5Meter(Meter):
             sense="power",
             parent=parent,
             max_power_w=MAX_RAIL_W,
-            source=f"vcgencmd pmic_read_adc: {name}_V x {name}_A",
+            source=f"{self._firmware.name} pmic_read_adc: {name}_V x {name}_A",
             meaning=meaning,
         )
 
@@ -170,13 +174,12 @@ class Factory(MeterFactory):
     rank = 25
 
     def open(self, context: MeterContext) -> Meter:
-        """Run the command once and open what it shows.
+        """Ask the firmware once and open what it shows.
 
         Raises:
-            MeterUnavailableError: If the command is missing, refused, or this is another board.
+            MeterUnavailableError: If there is no way to ask it, it refuses, or this is another board.
         """
         options: Mapping[str, Any] = context.options.get("rpi5") or {}
-        command = options.get("command", COMMAND)
         gain, offset_w = options.get("gain"), options.get("offset_w")
         if (argument := context.options.get("rpi5.argument")) is not None:
             gain, offset_w = _calibration(argument)
@@ -185,7 +188,7 @@ class Factory(MeterFactory):
                 f"the gain of the rpi5 meter is {gain} and its offset {offset_w} W; a gain is positive", "correct them"
             )
         try:
-            return Rpi5Meter(command, context.clock, gain=gain, offset_w=offset_w)
+            return _opened(open_firmware(options), context.clock, gain, offset_w)
         except MeterUnavailableError:
             raise
         except MeterError as error:
@@ -196,6 +199,14 @@ class Factory(MeterFactory):
                     f"{error}; this machine is {where}", "only the Raspberry Pi 5 family has this sensor"
                 ) from error
             raise MeterUnavailableError(str(error), "update the firmware", ("sudo apt full-upgrade",)) from error
+
+
+def _opened(firmware: Firmware, clock: Clock, gain: float | None, offset_w: float | None) -> Rpi5Meter:
+    try:
+        return Rpi5Meter(firmware, clock, gain=gain, offset_w=offset_w)
+    except BaseException:
+        firmware.close()
+        raise
 
 
 def _calibration(argument: str) -> tuple[float, float]:
@@ -209,34 +220,3 @@ def _calibration(argument: str) -> tuple[float, float]:
             "write --meter rpi5:GAIN,OFFSET, for example rpi5:1.14,0.59",
         ) from None
     return gain, offset_w
-
-
-def run_command(command: Sequence[str]) -> str:
-    """Run the command and return what it prints.
-
-    Raises:
-        MeterUnavailableError: If it is missing or may not be run.
-        MeterError: If it fails or hangs.
-    """
-    try:
-        done = subprocess.run(list(command), capture_output=True, timeout=TIMEOUT_S, check=False)
-    except FileNotFoundError as error:
-        raise MeterUnavailableError(
-            f"the command {command[0]} is not installed", "it comes with Raspberry Pi OS; elsewhere install raspi-utils"
-        ) from error
-    except PermissionError as error:
-        raise MeterUnavailableError(f"this user may not run {command[0]} (permission denied)", *_VIDEO_GROUP) from error
-    except subprocess.TimeoutExpired as error:
-        raise MeterError(
-            f"{command[0]} did not answer within {TIMEOUT_S:g} s; the firmware hangs: restart the board"
-        ) from error
-    text = done.stdout.decode("utf-8", "replace")
-    said = " ".join((done.stderr.decode("utf-8", "replace") + " " + text).split())[:120]
-    if done.returncode != 0 or "error=" in text:
-        if re.search(r"vchiq|vchi |vcio|permission", said, re.IGNORECASE):
-            raise MeterUnavailableError(f"{command[0]} may not reach the firmware: {said!r}", *_VIDEO_GROUP)
-        raise MeterError(f"{' '.join(command)} failed with status {done.returncode}: {said!r}")
-    return text
-
-
-_VIDEO_GROUP: Final = ("join the group video and log in again", ('sudo usermod -aG video "$USER"',))

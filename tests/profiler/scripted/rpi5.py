@@ -1,10 +1,10 @@
-"""A Raspberry Pi 5 whose `vcgencmd` is a script, without and with a calibration."""
+"""A Raspberry Pi 5 whose `vcgencmd` is a script, without and with a calibration, and one whose mailbox answers."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 
-from rpi5_command import PRINTED, SUM_W, lay_command
+from rpi5_command import PRINTED, SUM_W, FakeMailbox, lay_command
 from scripted.hardware import Hardware, forbidden
 
 
@@ -45,3 +45,28 @@ class CalibratedPi5(RaspberryPi5):
 
     def vanish(self):
         self.script.unlink()
+
+
+class MailboxPi5(RaspberryPi5):
+    meter = "rpi5"
+    cannot = {
+        **RaspberryPi5.cannot,
+        "permission_lost": "its device stays open: what was allowed stays allowed, and true",
+    }  # noqa: RUF012
+
+    def setup(self):
+        self.mailbox = FakeMailbox(self.folder)
+
+    def options(self):
+        return {"rpi5": self.mailbox.options()}
+
+    def vanish(self):
+        self.mailbox.code = 0x80000001
+
+    def garble(self):
+        self.mailbox.text = PRINTED.replace("0.74030000A", "0.7403000?A")
+
+    @contextmanager
+    def lock(self):
+        with forbidden(self.mailbox.device):
+            yield
