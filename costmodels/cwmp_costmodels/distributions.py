@@ -92,6 +92,20 @@ class Distribution:
             return _array(special.gammaincc(3 / shape, x**shape))
         return _array(special.betainc(shape / 2 - 1, 1.5, shape / (shape + x * x)))
 
+    def threshold(self, share: Array) -> Array:
+        """Return the t with P(|z| >= t) = share; infinite at 0."""
+        q, shape = np.asarray(share, dtype=np.float64), self.shape or 0.0
+        with np.errstate(divide="ignore"):
+            if self.family == "gaussian":
+                x = np.sqrt(2) * special.erfcinv(q)
+            elif self.family == "laplace":
+                x = -np.log(q)
+            elif self.family == "generalized-gaussian":
+                x = special.gammainccinv(1 / shape, q) ** (1 / shape)
+            else:
+                x = np.sqrt(shape * (1 / special.betaincinv(shape / 2, 0.5, q) - 1))
+        return _array(x / self._deviation())
+
     def sample(self, count: int, generator: np.random.Generator) -> Array:
         """Return `count` independent draws."""
         shape = self.shape or 0.0

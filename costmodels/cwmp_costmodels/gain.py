@@ -134,7 +134,7 @@ def expected_gain(
             f"a budget of {budget:.3g} J pays for no entry by {poor}: promotion, tail and operator calls alone cost "
             f"{solver.least_j():.3g} J or more; give more"
         )
-    same_k, same_value = solver.keeping(top_k.kept, rule), solver.retaining(cwmp.retained, "top-k")
+    same_k, same_value = solver.keeping(top_k.kept, rule), solver.top_k_retaining(cwmp.retained)
     left = 1 - cwmp.retained
     return Gain(
         rule=rule,
@@ -159,7 +159,7 @@ def expected_gain(
 
 def _ranking_ratio(solver: Solver, kept: float, rule: Rule) -> float:
     cwmp = solver.within(solver.keeping(kept, "top-k").energy_j, rule)
-    return solver.retaining(cwmp.retained, "top-k").energy_j / cwmp.energy_j
+    return solver.top_k_retaining(cwmp.retained).energy_j / cwmp.energy_j
 
 
 def _budget_j(solver: Solver, fraction: float | None, joules: float | None, k: float | None) -> float:

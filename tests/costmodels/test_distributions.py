@@ -43,6 +43,13 @@ def test_tail_and_truncated_moment_are_the_integrals(kind, threshold):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_threshold_is_the_inverse_of_the_tail(kind):
+    shares = np.array([1e-9, 1e-4, 0.01, 0.3, 0.9, 1.0])
+    assert kind.tail(kind.threshold(shares)) == pytest.approx(shares, rel=1e-9)
+    assert np.isinf(kind.threshold(np.zeros(1))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_samples_follow_tail_and_moment(kind):
     draws = np.abs(kind.sample(400_000, np.random.default_rng(3)))
     for threshold in (0.5, 1.5, 3.0):
