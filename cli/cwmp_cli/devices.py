@@ -25,6 +25,9 @@ def devices(
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure update periods of the available meters (some seconds each).")
     ] = False,
+    tdp_w: Annotated[
+        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
+    ] = None,
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
 ) -> None:
@@ -37,11 +40,11 @@ def devices(
     from cwmp_profiler.meters.registry import discover, factories
 
     try:
-        context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None)
+        context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None, tdp_w=tdp_w)
     except MeterError as error:
         # Other verbs refuse; this one never fails, and shows what follows from it.
         warn(str(error))
-        context = MeterContext(sysfs_root=Path(sysfs_root or os.environ["CWMP_SYSFS_ROOT"]))
+        context = MeterContext(sysfs_root=Path(sysfs_root or os.environ["CWMP_SYSFS_ROOT"]), tdp_w=tdp_w)
     found = discover(context)
     if fix and not as_json:
         _print_fixes(found)

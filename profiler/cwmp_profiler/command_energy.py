@@ -22,6 +22,7 @@ from typing import Any
 from cwmp_profiler.edges import wait_for_edge
 from cwmp_profiler.errors import CwmpError, MeterError
 from cwmp_profiler.meters.base import Meter, Reading, root_rails
+from cwmp_profiler.meters.pace import SAMPLES_PER_WINDOW
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.signal_relay import SignalRelay
 from cwmp_profiler.tracker import Energy, Tracker
@@ -252,6 +253,23 @@ def _mean_idle(meter: Meter, before: Energy, after: Energy | None, idle_s: float
 
 
 def _warnings(meter: Meter, energy: Energy | None) -> list[str]:
+    return [*_few_updates(meter, energy), *_few_samples(meter, energy)]
+
+
+def _few_samples(meter: Meter, energy: Energy | None) -> list[str]:
+    if energy is None or meter.provenance is not Provenance.MEASURED:
+        return []
+    samples = [energy.rails[rail.name].samples for rail in root_rails(meter.rails) if rail.sense == "power"]
+    if min(samples, default=SAMPLES_PER_WINDOW) >= SAMPLES_PER_WINDOW:
+        return []
+    warning = (
+        f"{meter.name} sensed power {min(samples)} times in {energy.duration_s:.3g} s, at most every {energy.longest_gap_s:.2g} s: what "
+        "happened in between is not in the joules; run the command longer or several times"
+    )
+    return [warning]
+
+
+def _few_updates(meter: Meter, energy: Energy | None) -> list[str]:
     slowest = max((rail.update_period_s or 0.0 for rail in meter.rails), default=0.0)
     if energy is None or energy.duration_s >= RESOLVED_UPDATES * slowest:
         return []

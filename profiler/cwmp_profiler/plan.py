@@ -10,6 +10,7 @@ from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.measurements import PlanRecord, PointRecord
 from cwmp_profiler.meters.base import Meter, root_rails
+from cwmp_profiler.meters.pace import SAMPLES_PER_WINDOW
 from cwmp_profiler.workloads import PRESETS, WORKLOADS
 from cwmp_profiler.workloads.base import Point
 from cwmp_profiler.workloads.memory import LAST_LEVEL_MULTIPLES, dram_sets
@@ -21,9 +22,6 @@ IDLE_EVERY = 12
 
 UPDATES_PER_WINDOW = {"energy": 30, "power": 60}
 """Least updates of the meter in a window: aligned ends of a counter, unaligned samples of a power sensor."""
-
-SAMPLES_PER_WINDOW = 12
-"""Least samples of a sensor that is too slow to be read at each of its updates."""
 
 OVERHEAD_S = 0.25
 """Typical time around a window: preparing, warming up, aligning."""

@@ -44,6 +44,16 @@ def test_rails_are_shown_inside_the_rails_that_contain_them(capsys, tmp_path):
     assert "--device cpu without --meter takes powercap (measured)" in out
 
 
+def test_the_rated_power_given_is_the_one_that_the_estimate_takes(capsys, tmp_path):
+    _, meters = listed(capsys, "--tdp-w", "37.5", "--sysfs-root", str(tmp_path))
+    assert meters["tdp"]["provenance"] == "estimated"
+    assert any("37.5 W" in note for note in meters["tdp"]["notes"])
+    missing, found = tmp_path / "none", 41.5
+    _, meters = listed(capsys, "--tdp-w", str(found), "--sysfs-root", str(missing))
+    assert any("41.5 W" in note for note in meters["tdp"]["notes"])
+    assert main(["devices", "--tdp-w", "0"]) == 2
+
+
 def test_the_environment_variable_does_the_same_as_the_option(capsys, tmp_path, monkeypatch):
     lay(tmp_path, BY_NAME["plain"].zones)
     monkeypatch.setenv("CWMP_SYSFS_ROOT", str(tmp_path))

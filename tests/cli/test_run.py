@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from board_trees import lay_board
 
 from cwmp_cli.app import main
 
@@ -67,6 +68,14 @@ def test_the_report_goes_to_stderr_and_the_commands_output_stays_clean(capfd, li
     names = [line.split("W   ")[-1] for line in captured.err.splitlines() if " J " in line]
     assert names[:4] == ["total", "psys", "  package-0", "  dram-0"]
     assert "measured at rest: before" in captured.err
+
+
+def test_power_that_was_sensed_a_few_times_only_is_told(capfd, tmp_path):
+    lay_board(tmp_path, "orin-nano")
+    base = ["run", "--json", "--idle-s", "0", "--meter", "ina3221", "--sysfs-root", str(tmp_path), "--", "sleep"]
+    assert main([*base, "0.4"]) == 0
+    notes = json.loads(capfd.readouterr().out)["notes"]
+    assert any("ina3221 sensed power" in note and "run the command longer" in note for note in notes)
 
 
 def test_with_json_the_object_has_stdout_to_itself_and_the_commands_output_goes_to_stderr(capfd):

@@ -23,6 +23,9 @@ SAMPLING_SHARE = 7e-4
 DENSE_SHARE = 1e-2
 """The same where density matters more than cost."""
 
+SAMPLES_PER_WINDOW = 12
+"""Least samples of a window by a sensor that is too slow to be read at each of its updates."""
+
 _TRIES, _PAUSE_S = 5, 0.02
 
 
