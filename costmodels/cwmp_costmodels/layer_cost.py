@@ -19,7 +19,7 @@ from cwmp_costmodels.factors import Factor
 from cwmp_costmodels.inspect_model import TensorInfo
 from cwmp_costmodels.prices import Prices
 from cwmp_costmodels.scenario import Links, Scenario
-from cwmp_profiler.counts import Counts, Optimizer, dense_update, sparse_update
+from cwmp_profiler.counts import Counts, Optimizer, blend, dense_update, sparse_update
 
 CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
 PER_ENTRY = CAUSES[:-1]
@@ -36,6 +36,8 @@ class LayerCost:
         tensor: Name, layer type, shape and type.
         level: Memory level where parameter and optimiser state live between local steps.
         receiver_level: The same for the plain addition of a receiver.
+        shares: Shares of the working set by level, where it lives at several (see `DeviceInfo.shares_of`); None is all at `level`.
+        receiver_shares: The same for a receiver.
         factors: Correction of the local update, by `sparse` and `dense`.
         receiver_factors: Correction of a receiver's addition.
         gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
@@ -53,6 +55,8 @@ class LayerCost:
     prices: Prices
     scenario: Scenario
     links: Links
+    shares: Mapping[str, float] | None = None
+    receiver_shares: Mapping[str, float] | None = None
 
     def parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
         """Return the joules by cause (`CAUSES`) of keeping `kept` of the entries.
@@ -127,24 +131,37 @@ class LayerCost:
     def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
         scenario = self.scenario
         mode = "dense" if kept == self.tensor.numel else "sparse"
-        own = self._counts(kept, self.level, scenario.optimizer, temporaries_of)
+        own = self._counts(kept, self.shares or {self.level: 1.0}, scenario.optimizer, temporaries_of)
         updates = [(scenario.local_steps, self.factors[mode], own)]
         if scenario.receivers:
-            theirs = self._counts(kept, self.receiver_level, "sgd", temporaries_of)
+            theirs = self._counts(kept, self.receiver_shares or {self.receiver_level: 1.0}, "sgd", temporaries_of)
             updates.append((scenario.receivers, self.receiver_factors[mode], theirs))
         return updates
 
-    def _counts(self, kept: float, level: str, optimizer: Optimizer, temporaries_of: float | None) -> Counts:
-        tensor, device = self.tensor, self.prices.profile.device
+    def _counts(
+        self, kept: float, shares: Mapping[str, float], optimizer: Optimizer, temporaries_of: float | None
+    ) -> Counts:
+        tensor, device = self.tensor, self.prices.profile.device.info()
+        caches = device.processor_caches
         if kept == tensor.numel:
-            return dense_update(tensor.numel, level, optimizer, entry_bytes=tensor.entry_bytes)
+            return blend(
+                shares,
+                lambda level: dense_update(
+                    tensor.numel, level, optimizer, entry_bytes=tensor.entry_bytes, processor_caches=caches
+                ),
+            )
         temporaries = kept if temporaries_of is None else temporaries_of
-        return sparse_update(
-            tensor.numel,
-            kept,
-            level,
-            optimizer,
-            entry_bytes=tensor.entry_bytes,
-            line_bytes=device.line_bytes,
-            temporary_level=device.info().level_of(temporaries * TEMPORARY_BYTES),
+        near = device.level_of(temporaries * TEMPORARY_BYTES)
+        return blend(
+            shares,
+            lambda level: sparse_update(
+                tensor.numel,
+                kept,
+                level,
+                optimizer,
+                entry_bytes=tensor.entry_bytes,
+                line_bytes=device.line_bytes,
+                temporary_level=near,
+                processor_caches=caches,
+            ),
         )

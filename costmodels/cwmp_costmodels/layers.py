@@ -183,7 +183,7 @@ def layer_costs(
     """
     scenario = scenario or Scenario()
     prices, links = Prices(profile, static), open_links(scenario, profile)
-    inspection = inspect_model(model)
+    inspection, info = inspect_model(model), profile.device.info()
     gradient = None
     if gradient_inputs is not None:
         from cwmp_costmodels.gradient_flops import count_gradient_flops
@@ -192,8 +192,10 @@ def layer_costs(
     layers = [
         LayerCost(
             tensor=tensor,
-            level=_level(profile, inspection, tensor, scenario, 2 + STATE_TENSORS[scenario.optimizer]),
-            receiver_level=_level(profile, inspection, tensor, scenario, 1),
+            level=info.level_of(own := _set_bytes(inspection, tensor, scenario, 2 + STATE_TENSORS[scenario.optimizer])),
+            receiver_level=info.level_of(theirs := _set_bytes(inspection, tensor, scenario, 1)),
+            shares=info.shares_of(own),
+            receiver_shares=info.shares_of(theirs),
             factors={mode: factor_of(profile, tensor, scenario.optimizer, mode) for mode in ("sparse", "dense")},
             receiver_factors={mode: factor_of(profile, tensor, "sgd", mode) for mode in ("sparse", "dense")},
             gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
@@ -213,7 +215,7 @@ def layer_costs(
     return costs
 
 
-def _level(profile: Profile, inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> str:
-    """Where a tensor lives between updates: `copies` counts parameter, gradient and state tensors of the step."""
+def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> int:
+    """Bytes among which a tensor lives between updates: `copies` counts parameter, gradient and state tensors of the step."""
     tensors = inspection.tensors if scenario.residency == "step" else (tensor,)
-    return profile.device.info().level_of(sum(t.numel * t.entry_bytes for t in tensors) * copies)
+    return sum(t.numel * t.entry_bytes for t in tensors) * copies

@@ -17,7 +17,7 @@ from cwmp_profiler.provenance import Provenance
 
 Static = Literal["attributed", "excluded"]
 
-_OPTIONAL_IN_LITERATURE = re.compile(r"launch|elem_.*|flop_.*")
+_OPTIONAL_IN_LITERATURE = re.compile(r"launch|index|elem_.*|div_.*|flop_.*")
 
 
 class Price(NamedTuple):
@@ -150,7 +150,7 @@ def cause_of(count: str) -> str:
     """
     if count == "launch":
         return "launch"
-    if count.startswith(("elem_", "flop_")):
+    if count == "index" or count.startswith(("elem_", "flop_", "div_")):
         return "compute"
     if count.endswith(("_read", "_write", "_line")):
         return "memory"

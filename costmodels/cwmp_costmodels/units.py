@@ -6,14 +6,16 @@ STATIC_POWER = "static_power"
 
 
 def count_unit(name: str) -> str:
-    """Return what one of a count is: `call`, `B`, `line`, `flop`, `bit`, `burst`, `s`.
+    """Return what one of a count is: `call`, `B`, `line`, `entry`, `flop`, `bit`, `burst`, `s`.
 
     Raises:
         ValueError: If the name follows no rule of `cwmp_profiler.counts`.
     """
     if name == "launch":
         return "call"
-    if name.startswith(("flop_", "elem_")):
+    if name == "index":
+        return "entry"
+    if name.startswith(("flop_", "elem_", "div_")):
         return "flop"
     for end, unit in (
         ("_read", "B"),

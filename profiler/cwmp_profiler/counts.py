@@ -8,15 +8,21 @@ Names of counts (and so of coefficients):
     <level>_line      lines touched by scattered read-modify-write of data that lives at it
     flop_<dtype>      floating-point operations of matrix products
     elem_<dtype>      floating-point operations of elementwise kernels
+    div_<dtype>       divisions and square roots of elementwise kernels; only on devices with processor caches
+    index             entries that indexed kernels (gather, scatter) handle one by one; only on devices with processor caches
     tx_bit, rx_bit    bits sent and received over the radio; tx_burst, rx_burst: bursts; tail_s: seconds of radio tail
 
 A `Counts` maps names to amounts; absent names are zero.
+
+Devices with processor caches (`DeviceInfo.processor_caches`) are counted by what those caches do: a store fetches its line, so
+a tensor that is changed in place moves as often as one that is written; lines that follow each other are fetched ahead, so a
+scatter that touches nearly all of them streams; and an indexed kernel works entry by entry on one thread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,17 +41,28 @@ class Kernel:
         reads: Tensors read.
         writes: Tensors written.
         flops: Floating-point operations.
+        in_place: Whether what is written is one of the tensors that are read.
+        divisions: Those of the operations that are divisions or square roots.
     """
 
     reads: int
     writes: int
     flops: int
+    in_place: bool = True
+    divisions: int = 0
 
 
 DENSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "sgd": (Kernel(2, 1, 2),),
     "momentum": (Kernel(1, 1, 1), Kernel(2, 1, 1), Kernel(2, 1, 2)),
-    "adam": (Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(1, 1, 1), Kernel(3, 1, 3)),
+    "adam": (
+        Kernel(2, 1, 3),
+        Kernel(1, 1, 1),
+        Kernel(2, 1, 3),
+        Kernel(1, 1, 1, in_place=False, divisions=1),
+        Kernel(1, 1, 1),
+        Kernel(3, 1, 3, divisions=1),
+    ),
 }
 """Kernels of one dense step as torch's own single-tensor optimisers issue them (tested against `torch.optim`).
 
@@ -55,7 +72,14 @@ SGD: axpy. Momentum: decay, accumulate, axpy. Adam: lerp, decay, accumulate squa
 SPARSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "sgd": (),
     "momentum": (Kernel(1, 1, 1), Kernel(2, 1, 1)),
-    "adam": (Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(2, 1, 3), Kernel(1, 1, 1), Kernel(1, 1, 1), Kernel(2, 1, 1)),
+    "adam": (
+        Kernel(2, 1, 3),
+        Kernel(1, 1, 1),
+        Kernel(2, 1, 3),
+        Kernel(1, 1, 1, divisions=1),
+        Kernel(1, 1, 1),
+        Kernel(2, 1, 1, divisions=1),
+    ),
 }
 """Kernels of one sparse step on the k gathered entries, beside the gathers and scatters."""
 
@@ -123,9 +147,27 @@ def lines_touched(n: int, k: float, *, entry_bytes: int, line_bytes: int) -> flo
     return lines * -math.expm1(log_miss)
 
 
-def dense_update(n: int, level: str, optimizer: Optimizer, *, entry_bytes: int = 4) -> Counts:
+def scattered(
+    n: int, k: float, level: str, *, entry_bytes: int, line_bytes: int, processor_caches: bool = False
+) -> Counts:
+    """Return the counts of touching k of n entries that live at `level`, chosen uniformly: lines, and entries one by one.
+
+    Processors fetch ahead once two neighbours were missed in a row. So a touched line whose two predecessors are touched as
+    well (a share q*q of them, if a line is touched with probability q) is streamed, and the others are lines.
+    """
+    lines = lines_touched(n, k, entry_bytes=entry_bytes, line_bytes=line_bytes)
+    if not processor_caches:
+        return {f"{level}_line": lines}
+    touched = lines / max(n * entry_bytes / line_bytes, 1.0)
+    ahead = lines * touched**2
+    return {f"{level}_line": lines - ahead, f"{level}_write": ahead * line_bytes}
+
+
+def dense_update(
+    n: int, level: str, optimizer: Optimizer, *, entry_bytes: int = 4, processor_caches: bool = False
+) -> Counts:
     """Return the counts of one dense optimiser step over n entries whose working set lives at `level`."""
-    return _elementwise(n, level, DENSE_KERNELS[optimizer], entry_bytes)
+    return _elementwise(n, level, DENSE_KERNELS[optimizer], entry_bytes, processor_caches=processor_caches)
 
 
 def sparse_update(
@@ -137,6 +179,7 @@ def sparse_update(
     entry_bytes: int = 4,
     line_bytes: int = 64,
     temporary_level: str | None = None,
+    processor_caches: bool = False,
 ) -> Counts:
     """Return the counts of one sparse optimiser step that updates k of n entries, given their indices and values.
 
@@ -152,6 +195,7 @@ def sparse_update(
         entry_bytes: Bytes of an entry.
         line_bytes: Bytes of a line.
         temporary_level: Memory level of the k-sized temporaries; None takes `level`.
+        processor_caches: Whether the device is counted as a processor (see the module).
     """
     near = temporary_level or level
     states = STATE_TENSORS[optimizer]
@@ -159,22 +203,38 @@ def sparse_update(
         near, read_bytes=states * k * INDEX_BYTES, written_bytes=states * k * entry_bytes, launches=float(states)
     )
     scatters = stream(near, read_bytes=(1 + states) * k * (INDEX_BYTES + entry_bytes), launches=1.0 + states)
-    lines = (1 + states) * lines_touched(n, k, entry_bytes=entry_bytes, line_bytes=line_bytes)
-    apply = {f"{level}_line": lines, "elem_float32": 2.0 * k}
-    return add(gathers, _elementwise(k, near, SPARSE_KERNELS[optimizer], entry_bytes), scatters, apply)
+    touched = scattered(n, k, level, entry_bytes=entry_bytes, line_bytes=line_bytes, processor_caches=processor_caches)
+    apply = {**scale(touched, 1.0 + states), "elem_float32": 2.0 * k}
+    if processor_caches:
+        apply["index"] = (1.0 + 2.0 * states) * k
+    work = _elementwise(k, near, SPARSE_KERNELS[optimizer], entry_bytes, processor_caches=processor_caches)
+    return add(gathers, work, scatters, apply)
 
 
-def _elementwise(n: float, level: str, kernels: tuple[Kernel, ...], entry_bytes: int) -> Counts:
+def blend(shares: Mapping[str, float], counts_at: Callable[[str], Counts]) -> Counts:
+    """Return the counts of work whose data lives at several levels by shares (see `DeviceInfo.shares_of`)."""
+    return add(*(scale(counts_at(level), share) for level, share in shares.items()))
+
+
+def _elementwise(
+    n: float, level: str, kernels: tuple[Kernel, ...], entry_bytes: int, *, processor_caches: bool
+) -> Counts:
+    reads = sum(kernel.reads - (processor_caches and kernel.in_place) for kernel in kernels)
     counts = stream(
         level,
-        read_bytes=n * entry_bytes * sum(kernel.reads for kernel in kernels),
+        read_bytes=n * entry_bytes * reads,
         written_bytes=n * entry_bytes * sum(kernel.writes for kernel in kernels),
         launches=float(len(kernels)),
     )
-    counts["elem_float32"] = float(n * sum(kernel.flops for kernel in kernels))
+    divisions = sum(kernel.divisions for kernel in kernels) if processor_caches else 0
+    counts["elem_float32"] = float(n * (sum(kernel.flops for kernel in kernels) - divisions))
+    if divisions:
+        counts["div_float32"] = float(n * divisions)
     return counts
 
 
-def step_working_set_bytes(parameter_entries: int, optimizer: Optimizer, *, entry_bytes: int = 4) -> int:
-    """Return the bytes that one optimiser step over `parameter_entries` touches: parameters, gradients and state."""
-    return parameter_entries * entry_bytes * (2 + STATE_TENSORS[optimizer])
+def step_working_set_bytes(
+    parameter_entries: int, optimizer: Optimizer, *, entry_bytes: int = 4, gradients: int = 1
+) -> int:
+    """Return the bytes that one optimiser step over `parameter_entries` touches: parameters, gradients (if any) and state."""
+    return parameter_entries * entry_bytes * (1 + gradients + STATE_TENSORS[optimizer])

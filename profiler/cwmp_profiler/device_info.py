@@ -51,6 +51,24 @@ class DeviceInfo:
                 return level.name
         return self.levels[-1].name
 
+    @property
+    def processor_caches(self) -> bool:
+        """Whether work is counted as a processor's caches do it (see `cwmp_profiler.counts`)."""
+        return bool(self.details.get("processor_caches"))
+
+    def shares_of(self, working_set_bytes: float) -> dict[str, float]:
+        """Return the shares of a working set by the level they live at; they add up to 1.
+
+        The last cache of a processor replaces lines nearly at random: a set that outgrows it, used again and again, keeps
+        about capacity/size of itself there. Everywhere else a set lives at one level.
+        """
+        level = self.level_of(working_set_bytes)
+        if not self.processor_caches or len(self.levels) < 2 or level != self.levels[-1].name:
+            return {level: 1.0}
+        last = self.levels[-2]
+        kept = (last.capacity_bytes or 0) / working_set_bytes
+        return {last.name: kept, level: 1.0 - kept}
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with every attribute."""
         data: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}

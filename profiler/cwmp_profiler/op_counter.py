@@ -30,6 +30,9 @@ _NO_WORK = {
 _SCATTERS = {"aten::index_add_", "aten::index_copy_", "aten::index_put_", "aten::scatter_", "aten::scatter_add_"}
 _GATHERS = {"aten::index_select", "aten::gather", "aten::index"}
 
+_DIVISIONS = {"aten::div", "aten::addcdiv", "aten::reciprocal", "aten::sqrt", "aten::rsqrt"}
+"""Elementwise operators whose arithmetic is a division or a square root; the same with a trailing underscore."""
+
 
 class OpCounter(TorchDispatchMode):
     """Counts the operators that run while it is active.
@@ -48,7 +51,7 @@ class OpCounter(TorchDispatchMode):
         self._device = device
         kept = list(persistent)
         self._persistent = {tensor.untyped_storage().data_ptr() for tensor in kept}
-        self._persistent_level = device.level_of(sum(tensor.numel() * tensor.element_size() for tensor in kept))
+        self._persistent_at = device.shares_of(sum(tensor.numel() * tensor.element_size() for tensor in kept))
 
     @property
     def counts(self) -> Counts:
@@ -76,10 +79,13 @@ class OpCounter(TorchDispatchMode):
         if name in _SCATTERS or name in _GATHERS:
             self._count_indexed(name, inputs, outputs, working_set)
             return
+        # A processor fetches a line to store into it: what is changed in place moves no more than what is written.
+        changed = {_start(tensor) for tensor in outputs} if self._device.processor_caches else set()
         for tensor in inputs:
-            self._add(f"{self._level(tensor, working_set)}_read", _bytes(tensor))
+            if _start(tensor) not in changed:
+                self._move("read", tensor, working_set, _bytes(tensor))
         for tensor in outputs:
-            self._add(f"{self._level(tensor, working_set)}_write", _bytes(tensor))
+            self._move("write", tensor, working_set, _bytes(tensor))
         self._count_flops(func, name, args, kwargs, result, outputs)
 
     def _count_indexed(
@@ -88,12 +94,14 @@ class OpCounter(TorchDispatchMode):
         """A scatter touches lines of its first operand and streams the rest; a gather streams what it takes."""
         first, rest = inputs[0], inputs[1:]
         for tensor in rest:
-            self._add(f"{self._level(tensor, working_set)}_read", _bytes(tensor))
+            self._move("read", tensor, working_set, _bytes(tensor))
+        positions = next((tensor for tensor in rest if tensor.dtype == torch.int64), None)
+        if positions is not None and self._device.processor_caches:
+            self._add("index", float(positions.numel()))
         if name in _GATHERS:
             for tensor in outputs:
-                self._add(f"{self._level(tensor, working_set)}_write", _bytes(tensor))
+                self._move("write", tensor, working_set, _bytes(tensor))
             return
-        positions = next((tensor for tensor in rest if tensor.dtype == torch.int64), None)
         if positions is None:
             return
         per_line = max(self._device.line_bytes // first.element_size(), 1)
@@ -101,8 +109,13 @@ class OpCounter(TorchDispatchMode):
         if width > 1:
             lines = positions.numel() * max(width / per_line, 1.0)
         else:
-            lines = float(torch.unique(positions.reshape(-1) // per_line).numel())
-        self._add(f"{self._level(first, working_set)}_line", lines)
+            touched = torch.unique(positions.reshape(-1) // per_line)
+            lines = float(touched.numel())
+            if self._device.processor_caches:
+                ahead = int((touched[2:] - touched[:-2] == 2).sum())
+                lines -= ahead
+                self._move("write", first, working_set, ahead * self._device.line_bytes)
+        self._move("line", first, working_set, lines)
         self._add("elem_float32", 2.0 * positions.numel() * width)
 
     def _count_flops(
@@ -114,13 +127,17 @@ class OpCounter(TorchDispatchMode):
             priced = dtype if dtype in self._device.dtypes else "float32"
             self._add(f"flop_{priced}", float(flop_registry[packet](*args, **kwargs, out_val=result)))
         elif outputs and outputs[0].is_floating_point():
+            if self._device.processor_caches and name.removesuffix("_") in _DIVISIONS:
+                self._add("div_float32", float(sum(tensor.numel() for tensor in outputs)))
+                return
             self._add("elem_float32", float(sum(tensor.numel() for tensor in outputs)))
             self.unpriced[name] = self.unpriced.get(name, 0) + 1
 
-    def _level(self, tensor: torch.Tensor, working_set: int) -> str:
-        if tensor.untyped_storage().data_ptr() in self._persistent:
-            return self._persistent_level
-        return self._device.level_of(working_set)
+    def _move(self, kind: str, tensor: torch.Tensor, working_set: int, amount: float) -> None:
+        persistent = tensor.untyped_storage().data_ptr() in self._persistent
+        shares = self._persistent_at if persistent else self._device.shares_of(working_set)
+        for level, share in shares.items():
+            self._add(f"{level}_{kind}", amount * share)
 
     def _add(self, name: str, amount: float) -> None:
         if amount:
@@ -131,3 +148,8 @@ class OpCounter(TorchDispatchMode):
 def _bytes(tensor: torch.Tensor) -> int:
     """Return the bytes of storage that a (possibly expanded) tensor really spans."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _start(tensor: torch.Tensor) -> int:
+    """Return where a tensor's storage begins: equal for views of the same data."""
+    return tensor.untyped_storage().data_ptr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,9 @@ class TorchDevice(Device):
         kind: Device name for the profile; None takes the torch name (a board passes `jetson` or `rpi5`).
         seed: Seed of operands.
         sysfs: Stands for `/sys`.
-        threads: Threads for torch on the processor; None leaves torch's choice.
+        threads: Threads for torch on the processor. None takes OMP_NUM_THREADS where it is set, else one: torch runs short
+            kernels and all indexed ones (sparse updates) on one thread anyway, a mixture of threads has no single cost per
+            byte, and threads that wait for each other measure whatever else the machine does.
 
     Raises:
         DeviceError: If torch is missing or does not see the GPU.
@@ -66,8 +69,11 @@ class TorchDevice(Device):
         self._name = name
         self._sysfs = sysfs
         self.clock = RealClock()
-        if threads is not None:
-            self._torch.set_num_threads(threads)
+        if not name.startswith("cuda"):
+            if threads is None and not os.environ.get("OMP_NUM_THREADS"):
+                threads = 1
+            if threads is not None:
+                self._torch.set_num_threads(threads)
         if name.startswith("cuda"):
             if not self._torch.cuda.is_available():
                 raise DeviceError(
@@ -91,7 +97,7 @@ class TorchDevice(Device):
             memory_bytes=_rounded(host.memory_bytes()),
             threads=self._torch.get_num_threads(),
             dtypes=tuple(dtypes),
-            details={"torch_device": "cpu"},
+            details={"torch_device": "cpu", "processor_caches": True},
         )
 
     def _cuda_info(self, kind: str) -> DeviceInfo:

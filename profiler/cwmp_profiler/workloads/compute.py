@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cwmp_profiler.counts import Counts, stream
+from cwmp_profiler.counts import Counts, blend, stream
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.memory import ENTRY
@@ -46,27 +46,43 @@ class Awake(_Idle):
 
 
 class Launch(Workload):
-    """An operator call on a tensor so small that nothing but the call costs."""
+    """A round of operator calls on tensors so small that nothing but the call costs.
+
+    Calls differ (a negation takes half as long as an addition with a factor), and a model with one cost a call predicts the
+    mean: so the round holds the calls that updates and the other workloads make.
+    """
 
     name = "compute.launch"
     entries = 64
 
     def points(self, device: DeviceInfo, preset: str) -> Iterable[Point]:
         del device, preset
-        return [Point(workload=self.name, params={"entries": self.entries})]
+        return [Point(workload=self.name, params={"entries": self.entries, "calls": 5})]
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
-        moved = params["entries"] * ENTRY
-        counts = stream(device.level_of(moved), read_bytes=moved, written_bytes=moved)
-        return {**counts, "elem_float32": float(params["entries"])}
+        entries = params["entries"]
+        moved = entries * ENTRY
+        reads = 5 if device.processor_caches else 7  # two of the calls change what they read
+        near = device.level_of(3 * moved)
+        counts = stream(near, read_bytes=reads * moved, written_bytes=4 * moved, launches=float(params["calls"]))
+        return {**counts, "elem_float32": 5.0 * entries}
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
         del device
-        return int(params["entries"]) * ENTRY
+        return 3 * int(params["entries"]) * ENTRY
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         del device
-        return operands.take("b", params["entries"]).neg_
+        x, a, b = (operands.take(name, params["entries"]) for name in ("scratch", "left", "right"))
+
+        def round_of_calls() -> None:
+            x.fill_(1.25)
+            x.copy_(a)
+            x.add_(a, alpha=1e-9)
+            x.addcmul_(a, b, value=1e-9)
+            x.sum()
+
+        return round_of_calls
 
 
 class MatrixProduct(Workload):
@@ -84,12 +100,12 @@ class MatrixProduct(Workload):
                 (1024, 1024, 1024),
                 (1024, 1024, 64),
                 (1024, 1024, 16),
-                (2048, 2048, 4),
+                (1000, 1000, 8),
             ),
             full=(
                 *((size, size, size) for size in (128, 256, 384, 512, 768, 1024, 2048)),
                 *((1024, 1024, inner) for inner in (256, 64, 16, 4)),
-                (2048, 2048, 4),
+                (1000, 1000, 8),
             ),
         )
         if device.kind == "cuda" or device.details.get("accelerator"):
@@ -101,8 +117,10 @@ class MatrixProduct(Workload):
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         m, n, k = params["m"], params["n"], params["k"]
         size = DTYPE_BYTES[params["dtype"]]
-        level = device.level_of(self.footprint_bytes(params, device))
-        counts = stream(level, read_bytes=(m * k + k * n) * size, written_bytes=m * n * size)
+        shares = device.shares_of(self.footprint_bytes(params, device))
+        counts = blend(
+            shares, lambda level: stream(level, read_bytes=(m * k + k * n) * size, written_bytes=m * n * size)
+        )
         return {**counts, f"flop_{params['dtype']}": 2.0 * m * n * k}
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
@@ -137,8 +155,9 @@ class MultiplyAdd(Workload):
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         entries = params["entries"]
+        reads = 2 if device.processor_caches else 3
         level = device.level_of(self.footprint_bytes(params, device))
-        counts = stream(level, read_bytes=3 * entries * ENTRY, written_bytes=entries * ENTRY)
+        counts = stream(level, read_bytes=reads * entries * ENTRY, written_bytes=entries * ENTRY)
         return {**counts, "elem_float32": 2.0 * entries}
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
@@ -152,4 +171,42 @@ class MultiplyAdd(Workload):
         return lambda: x.addcmul_(a, b, value=1e-9)
 
 
-WORKLOADS: tuple[Workload, ...] = (Rest(), Awake(), Launch(), MatrixProduct(), MultiplyAdd())
+class Divide(Workload):
+    """A square root and a division on vectors that stay in a cache, on processors: what Adam's step has beside additions."""
+
+    name = "compute.divide"
+
+    def points(self, device: DeviceInfo, preset: str) -> Iterable[Point]:
+        if not device.processor_caches:
+            return
+        shares = take(preset, quick=(0.5,), standard=(0.5,), full=(0.5, 0.25))
+        for level in device.levels[1:3]:
+            for share in shares:
+                if level.capacity_bytes:
+                    entries = int(level.capacity_bytes * share) // (3 * ENTRY)
+                    yield Point(workload=self.name, params={"entries": entries})
+
+    def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
+        moved = params["entries"] * ENTRY
+        level = device.level_of(self.footprint_bytes(params, device))
+        counts = stream(level, read_bytes=3 * moved, written_bytes=2 * moved, launches=2.0)
+        return {**counts, "div_float32": 2.0 * params["entries"]}
+
+    def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
+        del device
+        return int(params["entries"]) * 3 * ENTRY
+
+    def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
+        import torch
+
+        del device
+        target, a, b = (operands.take(name, params["entries"]) for name in ("scratch", "left", "right"))
+
+        def root_and_quotient() -> None:
+            torch.sqrt(a, out=target)
+            torch.div(a, b, out=target)
+
+        return root_and_quotient
+
+
+WORKLOADS: tuple[Workload, ...] = (Rest(), Awake(), Launch(), MatrixProduct(), MultiplyAdd(), Divide())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cwmp_profiler.counts import INDEX_BYTES, Counts, lines_touched, stream
+from cwmp_profiler.counts import INDEX_BYTES, Counts, add, blend, lines_touched, scattered, stream
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.operands import Operands
@@ -60,7 +60,8 @@ class Write(_Streaming):
     name = "memory.write"
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
-        return stream(device.level_of(params["bytes"]), written_bytes=params["bytes"] // ENTRY * ENTRY)
+        moved = params["bytes"] // ENTRY * ENTRY
+        return blend(device.shares_of(params["bytes"]), lambda level: stream(level, written_bytes=moved))
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         del device
@@ -75,7 +76,8 @@ class Read(_Streaming):
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         entries = params["bytes"] // ENTRY
-        return {**stream(device.level_of(params["bytes"]), read_bytes=entries * ENTRY), "elem_float32": float(entries)}
+        counts = blend(device.shares_of(params["bytes"]), lambda level: stream(level, read_bytes=entries * ENTRY))
+        return {**counts, "elem_float32": float(entries)}
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         del device
@@ -89,7 +91,8 @@ class Copy(_Streaming):
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         half = params["bytes"] // 2 // ENTRY * ENTRY
-        return stream(device.level_of(params["bytes"]), read_bytes=half, written_bytes=half)
+        shares = device.shares_of(params["bytes"])
+        return blend(shares, lambda level: stream(level, read_bytes=half, written_bytes=half))
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         del device
@@ -106,12 +109,17 @@ class Modify(_Streaming):
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         entries = params["bytes"] // ENTRY
         moved = entries * ENTRY
-        counts = stream(device.level_of(params["bytes"]), read_bytes=moved, written_bytes=moved)
+        read = 0 if device.processor_caches else moved
+        shares = device.shares_of(params["bytes"])
+        counts = blend(shares, lambda level: stream(level, read_bytes=read, written_bytes=moved))
         return {**counts, "elem_float32": float(entries)}
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
+        import torch
+
         del device
-        return operands.take("b", params["bytes"] // ENTRY).neg_
+        target = operands.take("b", params["bytes"] // ENTRY)
+        return lambda: torch.neg(target, out=target)
 
 
 class Scatter(Workload):
@@ -138,7 +146,7 @@ class Scatter(Workload):
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         n = params["bytes"] // ENTRY
         k = int(n * params["density"])
-        return scatter_counts(n, k, device.level_of(params["bytes"]), device)
+        return scatter_counts(n, k, device)
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
         n = params["bytes"] // ENTRY
@@ -151,22 +159,36 @@ class Scatter(Workload):
         return scatter_step(operands, operands.take("b", n), k, device)
 
 
-def scatter_counts(n: int, k: int, level: str, device: DeviceInfo) -> Counts:
-    """Return the counts of adding k values at k sorted positions of n entries that live at `level`."""
+def scatter_counts(n: int, k: int, device: DeviceInfo) -> Counts:
+    """Return the counts of adding k values at k sorted positions of n entries."""
     near = device.level_of(k * (INDEX_BYTES + ENTRY) * position_sets(n, k, device))
-    counts = stream(near, read_bytes=k * (INDEX_BYTES + ENTRY))
-    counts[f"{level}_line"] = lines_touched(n, k, entry_bytes=ENTRY, line_bytes=device.line_bytes)
+    caches = device.processor_caches
+    touched = blend(
+        device.shares_of(n * ENTRY + k * (ENTRY + INDEX_BYTES * position_sets(n, k, device))),
+        lambda level: scattered(n, k, level, entry_bytes=ENTRY, line_bytes=device.line_bytes, processor_caches=caches),
+    )
+    counts = add(stream(near, read_bytes=k * (INDEX_BYTES + ENTRY)), touched)
     counts["elem_float32"] = 2.0 * k
+    if caches:
+        counts["index"] = float(k)
     return counts
 
 
-def position_sets(n: int, k: int, device: DeviceInfo) -> int:
-    """Return how many sets of positions take turns: enough to touch twice the last cache, if the tensor outgrows it."""
-    last = max((level.capacity_bytes or 0 for level in device.levels), default=0)
-    touched = lines_touched(n, k, entry_bytes=ENTRY, line_bytes=device.line_bytes) * device.line_bytes
-    if n * ENTRY <= last or touched <= 0:
+def position_sets(n: int, k: int, device: DeviceInfo, *, tensors: int = 1) -> int:
+    """Return how many sets of positions take turns: enough to touch twice the largest cache that the tensors outgrow.
+
+    Args:
+        n: Entries of each tensor.
+        k: Entries touched of each.
+        device: Whose caches count.
+        tensors: Tensors touched at the same positions.
+    """
+    size = n * ENTRY * tensors
+    outgrown = [level.capacity_bytes for level in device.levels if level.capacity_bytes and level.capacity_bytes < size]
+    touched = lines_touched(n, k, entry_bytes=ENTRY, line_bytes=device.line_bytes) * device.line_bytes * tensors
+    if not outgrown or touched <= 0:
         return 1
-    return int(min(max(-(-2 * last // touched), 1), 64))
+    return int(min(max(-(-2 * max(outgrown) // touched), 1), 64))
 
 
 def scatter_step(operands: Operands, target: Any, k: int, device: DeviceInfo) -> Step:

@@ -10,7 +10,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cwmp_profiler.counts import STATE_TENSORS, Counts, dense_update, sparse_update, step_working_set_bytes
+from cwmp_profiler.counts import (
+    INDEX_BYTES,
+    STATE_TENSORS,
+    Counts,
+    Optimizer,
+    blend,
+    dense_update,
+    sparse_update,
+    step_working_set_bytes,
+)
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, position_sets
@@ -54,24 +63,32 @@ class Update(Workload):
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         n, optimizer = params["n"], params["optimizer"]
-        level = device.level_of(step_working_set_bytes(n, optimizer))
+        caches = device.processor_caches
         if params["mode"] == "dense":
-            return dense_update(n, level, optimizer)
+            shares = device.shares_of(step_working_set_bytes(n, optimizer))
+            return blend(shares, lambda level: dense_update(n, level, optimizer, processor_caches=caches))
         k = int(n * params["density"])
-        return sparse_update(
-            n,
-            k,
-            level,
-            optimizer,
-            line_bytes=device.line_bytes,
-            temporary_level=device.level_of(k * 8 * 3),
+        near = device.level_of(k * 8 * 3)
+        given = k * (ENTRY + INDEX_BYTES * _position_sets(n, k, optimizer, device))
+        shares = device.shares_of(step_working_set_bytes(n, optimizer, gradients=0) + given)
+        return blend(
+            shares,
+            lambda level: sparse_update(
+                n,
+                k,
+                level,
+                optimizer,
+                line_bytes=device.line_bytes,
+                temporary_level=near,
+                processor_caches=caches,
+            ),
         )
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
-        n = params["n"]
+        n, optimizer = params["n"], params["optimizer"]
         k = int(n * params["density"])
-        held = step_working_set_bytes(n, params["optimizer"])
-        return held + (0 if params["mode"] == "dense" else k * 8 * position_sets(n, k, device))
+        held = step_working_set_bytes(n, optimizer)
+        return held + (0 if params["mode"] == "dense" else k * 8 * _position_sets(n, k, optimizer, device))
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         n, optimizer = params["n"], params["optimizer"]
@@ -82,7 +99,7 @@ class Update(Workload):
             return lambda: DENSE_STEPS[optimizer](parameter, gradient, state)
         k = int(n * params["density"])
         values = operands.take("values", k)
-        positions = operands.positions(f"update/{n}/{k}", n, k, position_sets(n, k, device))
+        positions = operands.positions(f"update/{n}/{k}", n, k, _position_sets(n, k, optimizer, device))
         turn = 0
 
         def step() -> object:
@@ -91,6 +108,10 @@ class Update(Workload):
             return SPARSE_STEPS[optimizer](parameter, positions[turn], values, state)
 
         return step
+
+
+def _position_sets(n: int, k: int, optimizer: Optimizer, device: DeviceInfo) -> int:
+    return position_sets(n, k, device, tensors=1 + STATE_TENSORS[optimizer])
 
 
 def dense_sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
