@@ -12,7 +12,7 @@ OUT    ?= demo-results
 help:
 	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
 	@echo "make test   run the tests"
-	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes, minutes"
+	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks that take minutes, one after another"
 	@echo "make wheel  build the wheel into dist/"

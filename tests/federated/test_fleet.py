@@ -1,21 +1,45 @@
-"""A fleet as docs/deploy.md sets it up: real processes, TLS, node authentication; one node dies in mid-round, one sends garbage."""
+"""A fleet as docs/deploy.md sets it up: real processes, TLS, node authentication; one node dies in mid-round, one sends garbage.
+
+Each node has a network namespace of its own where this can be had (root, iproute2); elsewhere all share the loopback.
+"""
 
 import json
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flower_fleet import APP, Fleet, missing_tools
+from flower_fleet import APP, SERVER, Fleet, missing_tools
+from network import Network, why_not
 
 from cwmp_federated.config import RunConfig
 from cwmp_federated.ledger import load_ledger
 
 STEP_S = 90.0
 """Patience with one step: seconds on an idle machine, many more on a busy one."""
+
+LISTENER = """
+import socket
+with socket.create_server(("0.0.0.0", 9092)) as server:
+    print("up", flush=True)
+    while True:
+        server.accept()
+"""
+
+PROBE = """
+import socket, sys
+for host, port in ((sys.argv[1], 9092), ("127.0.0.1", int(sys.argv[2]))):
+    with socket.socket() as client:
+        print(client.connect_ex((host, port)) == 0)
+"""
+
+NODES = ("node-0", "node-1", "node-2", "stranger")
 
 
 def unruly_app(folder):
@@ -30,9 +54,17 @@ def unruly_app(folder):
 
 
 @pytest.fixture
-def fleet(tmp_path):
+def network():
+    network = None if why_not() else Network(SERVER, NODES)
+    yield network
+    if network is not None:
+        network.close()
+
+
+@pytest.fixture
+def fleet(tmp_path, network):
     unruly_app(tmp_path / "app")
-    fleet = Fleet(tmp_path)
+    fleet = Fleet(tmp_path, network)
     yield fleet
     fleet.close()
 
@@ -45,11 +77,32 @@ def test_the_example_names_every_setting():
     RunConfig.from_run_config(settings)
 
 
+def test_each_node_of_the_network_reaches_the_server_and_nothing_of_this_host(network):
+    if network is None:
+        pytest.skip(why_not())
+    python = [sys.executable, "-c"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as here,
+        subprocess.Popen([*network.inside("server"), *python, LISTENER], stdout=subprocess.PIPE, text=True) as server,
+    ):
+        assert server.stdout.readline() == "up\n"
+        port = str(here.getsockname()[1])
+        try:
+            for host in NODES:
+                probe = [*network.inside(host), *python, PROBE, SERVER, port]
+                assert subprocess.run(probe, check=True, capture_output=True, text=True).stdout.split() == [
+                    "True",
+                    "False",
+                ]
+        finally:
+            server.kill()
+
+
 @pytest.mark.skipif(bool(missing_tools()), reason=f"needs {' and '.join(missing_tools())}")
 @pytest.mark.fleet
 @pytest.mark.timeout(900)
 def test_a_fleet_goes_on_without_a_dead_node_and_a_hostile_one(fleet, tmp_path):
-    fleet.prepare(["node-0", "node-1", "node-2", "stranger"])
+    fleet.prepare(NODES)
     fleet.start_superlink(STEP_S)
     with ThreadPoolExecutor() as pool:
         honest, dies, hostile = pool.map(lambda name: fleet.register(name, STEP_S), ["node-0", "node-1", "node-2"])
@@ -92,7 +145,7 @@ def test_a_fleet_goes_on_without_a_dead_node_and_a_hostile_one(fleet, tmp_path):
     assert model
     assert all(np.isfinite(tensor).all() for tensor in model.values())
     ledger = load_ledger(tmp_path / "run-1" / "ledger.jsonl")
-    assert [(entry.round, entry.client) for entry in ledger.entries] == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]
+    assert sorted((entry.round, entry.client) for entry in ledger.entries) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]
     assert honest not in {node for row in history(tmp_path) for node in left_out(row)}
 
 

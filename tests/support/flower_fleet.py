@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "deploy.md"
 APP = REPOSITORY / "examples" / "flower_app"
 TOOLS = ("openssl", "ssh-keygen")
+SERVER = "fleet.example.org"
+NODE_PROGRAM = Path(__file__).with_name("impatient_node.py")
 
 
 def missing_tools():
@@ -36,10 +38,14 @@ def free_port():
 
 
 class Fleet:
-    """SuperLink and SuperNodes; every process leads a group of its own, and `close` ends all groups."""
+    """SuperLink and SuperNodes; every process leads a group of its own, and `close` ends all groups.
 
-    def __init__(self, folder, *, host="localhost", bind="127.0.0.1", inside=()):
-        self.folder, self.host, self.bind, self.inside = folder, host, bind, tuple(inside)
+    With a network, each node is a host of its own and the rest runs on the host `server`; without one, all share this host's loopback.
+    """
+
+    def __init__(self, folder, network=None):
+        self.folder, self.network = folder, network
+        self.host, self.bind = ("localhost", "127.0.0.1") if network is None else (SERVER, "0.0.0.0")
         self.port = free_port()
         self.nodes = {}
         self._processes = {}
@@ -59,7 +65,7 @@ class Fleet:
 
     def here(self, text):
         """Put this fleet's addresses and folders in place of the guide's."""
-        places = {"fleet.example.org": self.host, "0.0.0.0": self.bind, "9092": str(self.port)}
+        places = {SERVER: self.host, "0.0.0.0": self.bind, "9092": str(self.port)}
         places |= {"/srv/fleet": str(self.folder), "examples/flower_app": str(self.folder / "app")}
         for theirs, ours in places.items():
             text = text.replace(theirs, ours)
@@ -86,7 +92,7 @@ class Fleet:
         """Admit a node and return its id."""
         command = [*self.command("flwr supernode register", node_0=name), "--format", "json"]
         done = subprocess.run(
-            [*self.inside, *command],
+            [*self.inside("server"), *command],
             cwd=self.folder,
             env=self._env,
             capture_output=True,
@@ -99,12 +105,15 @@ class Fleet:
         self.nodes[name] = int(match[1])
         return self.nodes[name]
 
-    def start(self, name, command, *, inside=None):
+    def inside(self, host):
+        return () if self.network is None else self.network.inside(host)
+
+    def start(self, name, command, *, host="server"):
         """Start a process, its output going to NAME.log."""
         self._logs[name] = log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             self._processes[name] = subprocess.Popen(
-                [*(self.inside if inside is None else inside), *command],
+                [*self.inside(host), *command],
                 cwd=self.folder,
                 env=self._env,
                 stdout=out,
@@ -117,11 +126,14 @@ class Fleet:
         self.start("superlink", command or self.command("flower-superlink"))
         self.wait_for(lambda: "Uvicorn running" in self.log("superlink"), timeout_s, "superlink")
 
-    def start_node(self, name, node_config, *, inside=None):
-        command = self.command("flower-supernode", node_0=name)
+    def start_node(self, name, node_config):
+        """Start a SuperNode with the guide's options on the host of its name."""
+        program, *options = self.command("flower-supernode", node_0=name)
+        assert program == "flower-supernode"
+        command = [sys.executable, str(NODE_PROGRAM), *options]
         command[command.index("--port") + 1] = str(free_port())
         command[command.index("--node-config") + 1] = node_config
-        self.start(name, command, inside=inside)
+        self.start(name, command, host=name)
 
     def log(self, name):
         return self._logs[name].read_text(encoding="utf-8", errors="replace")
