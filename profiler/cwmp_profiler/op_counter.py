@@ -81,7 +81,8 @@ class OpCounter(TorchDispatchMode):
             return
         # A processor fetches a line to store into it: what is changed in place moves no more than what is written.
         changed = {_start(tensor) for tensor in outputs} if self._device.processor_caches else set()
-        for tensor in inputs:
+        once = {(tensor.data_ptr(), tensor.numel()): tensor for tensor in inputs}
+        for tensor in once.values():
             if _start(tensor) not in changed:
                 self._move("read", tensor, working_set, _bytes(tensor))
         for tensor in outputs:

@@ -1,6 +1,10 @@
 """Workloads: their counts are exact, their kernels are torch's, their operands are seeded and never zero."""
 
 import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,11 @@ from hypothesis import strategies as st
 from sessions import simulated_session
 from torch.utils.flop_counter import FlopCounterMode
 
-from cwmp_profiler.counts import dense_update, lines_touched, sparse_update
+from cwmp_profiler.counts import dense_update, lines_touched, scattered, sparse_update
 from cwmp_profiler.device_info import DeviceInfo, Level
 from cwmp_profiler.devices.torch_device import TorchDevice
 from cwmp_profiler.plan import make_plan, window_s
-from cwmp_profiler.workloads import PRESETS, WORKLOADS
+from cwmp_profiler.workloads import PRESETS, WORKLOADS, memory
 from cwmp_profiler.workloads import update as updates
 from cwmp_profiler.workloads.base import Point
 from cwmp_profiler.workloads.operands import HIGH, LOW, Operands
@@ -29,6 +33,9 @@ SMALL = DeviceInfo(
     ),
     memory_bytes=1 << 30,
 )
+
+
+PROCESSOR = replace(SMALL, details={"processor_caches": True})
 
 
 @given(n=st.integers(1, 40), entries_per_line=st.integers(1, 16), data=st.data())
@@ -147,6 +154,71 @@ def test_counts_of_a_sparse_step_by_hand():
     assert sparse_update(1600, 10, "dram", "adam")["dram_line"] == pytest.approx(3 * counts["dram_line"])
 
 
+def test_a_processor_moves_what_is_changed_in_place_once():
+    """A store fetches its line: Adam's six kernels read g, g, v, (m and the root) beside the five tensors they change."""
+    assert dense_update(100, "dram", "sgd", processor_caches=True) == {
+        "launch": 1,
+        "dram_read": 400,
+        "dram_write": 400,
+        "elem_float32": 200,
+    }
+    adam = dense_update(100, "l2", "adam", processor_caches=True)
+    assert adam == {"launch": 6, "l2_read": 2000, "l2_write": 2400, "elem_float32": 1000, "div_float32": 200}
+    change, fill = (WORKLOADS[name].counts({"bytes": 4096}, PROCESSOR) for name in ("memory.modify", "memory.write"))
+    assert change == {**fill, "elem_float32": 1024}
+
+
+@pytest.mark.parametrize("density", [0.002, 0.02, 0.1, 0.3])
+def test_lines_fetched_ahead_are_those_that_follow_two_touched_ones(density):
+    n = 1 << 20
+    k = int(n * density)
+    counts = scattered(n, k, "dram", entry_bytes=4, line_bytes=64, processor_caches=True)
+    assert counts["dram_line"] + counts["dram_write"] / 64 == pytest.approx(
+        lines_touched(n, k, entry_bytes=4, line_bytes=64)
+    )
+    lines = torch.unique(Operands("cpu", 3).positions("t", n, k, 1)[0] // 16)
+    ahead = int((lines[2:] - lines[:-2] == 2).sum())
+    assert counts["dram_write"] / 64 == pytest.approx(ahead, rel=0.02, abs=20)
+    plain = scattered(n, k, "dram", entry_bytes=4, line_bytes=64)
+    assert plain == {"dram_line": pytest.approx(lines.numel(), rel=0.02)}
+
+
+def test_a_processor_handles_entries_of_indexed_kernels_one_by_one():
+    """SGD scatters k; momentum gathers, scatters its state and scatters the parameter."""
+    assert sparse_update(1600, 10, "l1", "sgd", processor_caches=True)["index"] == 10
+    assert sparse_update(1600, 10, "l1", "momentum", processor_caches=True)["index"] == 30
+    assert sparse_update(1600, 10, "l1", "adam", processor_caches=True)["index"] == 50
+    assert "index" not in sparse_update(1600, 10, "l1", "adam")
+
+
+def test_a_set_that_outgrows_the_last_cache_of_a_processor_stays_there_in_part():
+    assert PROCESSOR.shares_of(256 << 10) == {"l2": 1.0}
+    assert PROCESSOR.shares_of(1 << 20) == {"l2": 0.25, "dram": 0.75}
+    assert SMALL.shares_of(1 << 20) == {"dram": 1.0}
+    read = WORKLOADS["memory.read"].counts({"bytes": 1 << 20}, PROCESSOR)
+    assert (read["l2_read"], read["dram_read"], read["launch"]) == (1 << 18, 3 << 18, 1)
+
+
+def test_positions_take_turns_until_they_outgrow_what_the_tensor_outgrows():
+    """A tensor beyond L1 whose touched lines would stay in L1 is touched at as many sets as fill twice L1."""
+    n = (128 << 10) // 4
+    k = n // 500
+    touched = 64 * lines_touched(n, k, entry_bytes=4, line_bytes=64)
+    sets = memory.position_sets(n, k, SMALL)
+    assert 2 * (32 << 10) <= sets * touched < 2 * (32 << 10) + touched
+    assert memory.position_sets(1000, 10, SMALL) == 1
+
+
+@pytest.mark.parametrize(("given_threads", "expected"), [(None, 1), ("2", 2)])
+def test_a_processor_is_measured_on_one_thread_unless_the_environment_says_otherwise(given_threads, expected):
+    script = "from cwmp_profiler.devices.torch_device import TorchDevice; print(TorchDevice('cpu').info.threads)"
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    if given_threads is not None:
+        environment["OMP_NUM_THREADS"] = given_threads
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert int(found.stdout) == expected
+
+
 def test_the_flops_of_a_matrix_product_are_what_torch_counts():
     params = {"m": 32, "n": 48, "k": 16, "dtype": "float32"}
     step = WORKLOADS["compute.matmul"].build(params, SMALL, Operands("cpu", 0))
@@ -156,21 +228,22 @@ def test_the_flops_of_a_matrix_product_are_what_torch_counts():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_planned_point_has_counts_and_a_footprint_that_fits(preset):
+@pytest.mark.parametrize("device", [SMALL, PROCESSOR], ids=["plain", "processor"])
+def test_every_planned_point_has_counts_and_a_footprint_that_fits(preset, device):
     for workload in WORKLOADS.values():
-        for point in workload.points(SMALL, preset):
-            counts = workload.counts(point.params, SMALL)
+        for point in workload.points(device, preset):
+            counts = workload.counts(point.params, device)
             assert all(amount >= 0 for amount in counts.values())
-            assert workload.footprint_bytes(point.params, SMALL) <= 0.6 * SMALL.memory_bytes
+            assert workload.footprint_bytes(point.params, device) <= 0.6 * device.memory_bytes
             assert bool(counts) == (point.family != "idle")
 
 
 def test_every_quick_point_runs_on_torch_and_changes_only_its_operands():
     device = TorchDevice("cpu", seed=0)
-    device.info = SMALL
+    device.info = PROCESSOR
     for workload in WORKLOADS.values():
-        for point in workload.points(SMALL, "quick"):
-            if point.family != "idle" and workload.footprint_bytes(point.params, SMALL) < 64 << 20:
+        for point in workload.points(PROCESSOR, "quick"):
+            if point.family != "idle" and workload.footprint_bytes(point.params, PROCESSOR) < 64 << 20:
                 device.prepare(point).run(2)
 
 
