@@ -22,13 +22,15 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
 def hypervolume(points: Curve, *, low_j: float, high_j: float) -> float:
     """Return the dominated hypervolume over log joules, as a mean: the best accuracy within x joules, averaged over log x.
 
+    The reference point is (high_j, accuracy 0). Below the first point the best accuracy is 0; beyond the last it stays.
+
     Args:
-        points: Points of one rule and seed.
+        points: Points of one rule and seed, in any order; those that others beat change nothing.
         low_j: Lower end of the range in joules, > 0.
         high_j: Upper end, > low_j.
 
     Returns:
-        A number from 0 to 1; accuracy 0 is the reference.
+        A number from 0 to 1; NaN if the range is empty or has no logarithm.
     """
     if not 0 < low_j < high_j:
         return math.nan
@@ -48,12 +50,13 @@ def joules_to(points: Curve, accuracy: float) -> float | None:
     """Return the joules at which the frontier reaches an accuracy, interpolated linearly in log joules between its points.
 
     Returns:
-        Joules; None if the frontier ends below. Where it starts above, its first point's joules: an upper bound.
+        Joules; None if the frontier ends below. Where it starts above, its first point's joules: an upper bound. So too
+        after a point of no joules, which has no logarithm.
     """
     before: tuple[float, float] | None = None
     for joules, reached in frontier(points):
         if reached >= accuracy:
-            if before is None or joules <= before[0]:
+            if before is None or before[0] <= 0:
                 return joules
             share = (accuracy - before[1]) / (reached - before[1])
             return float(before[0] * (joules / before[0]) ** share)

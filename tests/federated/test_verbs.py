@@ -160,6 +160,22 @@ def _cifar(folder):
             archive.addfile(info, io.BytesIO(content))
 
 
+def test_train_runs_resnet18_on_the_format_of_cifar10(capsys, tmp_path):
+    _cifar(tmp_path)
+    argv = ["train", "--profile", "simulated-board", "--dataset", "cifar10", "--data-dir", str(tmp_path), "--model", "resnet18",
+            "--clients", "2", "--rounds", "1", "--budget", "1%", "--radio", "wifi", "--partition", "iid", "--json"]  # fmt: skip
+    status, _, err = run(capsys, *argv)
+    assert status == 1, "an archive that is not the published one was taken without a word"
+    assert "--any-archive" in err
+    status, out, err = run(capsys, *argv, "--any-archive")
+    assert status == 0, err
+    found = json.loads(out)
+    assert [row["clients"] for row in found["history"]] == [0, 2]
+    row = found["history"][1]
+    assert row["kept"] > 0
+    assert row["bytes_up"] < row["bytes_down"] / 40
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_reproduction_command_runs_resnet18_on_the_format_of_cifar10(capsys, tmp_path):
