@@ -111,7 +111,7 @@ def zone_trees(draw):
     return zones
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(zone_trees())
 def test_both_rapl_meters_read_the_same_rails_and_microjoules_from_any_tree(zones):
     with open_folder() as folder:
