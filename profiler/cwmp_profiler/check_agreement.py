@@ -12,6 +12,9 @@ from cwmp_profiler.meters.base import Rail
 TOLERANCE, GRAVE = 0.05, 0.20
 """Relative difference of integrated power and counter that goes unmentioned, and that makes the joules doubtful."""
 
+LEAST_SAMPLES = 6
+"""A window's power is known from at least as many samples: fewer say little about what happened between its ends."""
+
 
 def agreement_findings(found: Measurements) -> Iterator[Finding]:
     """Yield a finding for each counter that its own power sensor contradicts.
@@ -25,10 +28,21 @@ def agreement_findings(found: Measurements) -> Iterator[Finding]:
             continue
         if power.name != f"{counter.name}-power":
             continue
+        both = [window for window in found.windows if {power.name, counter.name} <= set(window.rails)]
+        sampled = [window for window in both if window.rails[power.name].samples >= LEAST_SAMPLES]
+        if both and not sampled:
+            yield Finding(
+                code="counter-not-compared",
+                severity=Severity.NOTE,
+                what=f"power of {power.name} was read fewer than {LEAST_SAMPLES} times in every window, too rarely to hold it against "
+                f"counter {counter.name}",
+                where=(counter.name, power.name),
+                cure="measure with longer windows (--preset full), in which power is read more often",
+            )
         ratios = [
             window.rails[power.name].energy_j / window.rails[counter.name].energy_j
-            for window in found.windows
-            if {power.name, counter.name} <= set(window.rails) and window.rails[counter.name].energy_j > 0
+            for window in sampled
+            if window.rails[counter.name].energy_j > 0
         ]
         if not ratios:
             continue

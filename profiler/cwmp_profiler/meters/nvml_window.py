@@ -80,7 +80,7 @@ def compare_counter_and_power(
         pairs = [one for one in meter.sensors if one.counter is not None and len(one.rails) > 1]
         if not pairs:
             return ()
-        tracker = Tracker(meter)
+        tracker = Tracker(meter, sample_period_s=meter.dense_sample_s)
         wait_for_edge(meter)
         tracker.start()
         try:
