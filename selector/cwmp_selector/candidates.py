@@ -7,7 +7,8 @@ is the compiled one for the CPU, with the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -80,6 +81,10 @@ class Engine:
         kept = magnitude_bits(values) >= sure
         kept[~kept] = torch.from_numpy(taken).to(kept.device)
         return positions[kept], values[kept]
+
+    def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
+        """Return a loop over NumPy arrays as this engine runs it; here as it is."""
+        return function
 
 
 def _extract_one(flat: torch.Tensor, least: int) -> Found:
@@ -199,14 +204,15 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
 
     Args:
         name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed, the tensors are on the CPU, and
-            they are large enough to be worth importing it.
+            they are large enough to be worth importing it, or it has been imported.
         flats: Tensors on one device.
 
     Raises:
         SelectionError: If Numba is asked for and cannot serve.
     """
     on_cpu = all(flat.device.type == "cpu" for flat in flats)
-    if name == "torch" or (name == "auto" and not (on_cpu and sum(flat.numel() for flat in flats) >= WORTHWHILE)):
+    wanted = "numba" in sys.modules or sum(flat.numel() for flat in flats) >= WORTHWHILE
+    if name == "torch" or (name == "auto" and not (on_cpu and wanted)):
         return Engine()
     from cwmp_selector import fast
 

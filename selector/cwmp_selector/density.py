@@ -140,12 +140,26 @@ class DensitySolver(Stepped):
 
     def _rivals(self, prefixes: Prefixes | None, budget: float, value: float) -> Iterator[Outcome]:
         """Yield what the other rules find, unless it cannot keep more than `value`."""
-        by_sum = self._as("cwmp-l1")
-        yield by_sum.searched(budget, prefixes.with_power(1) if prefixes else None)[0]
+        by_sum = prefixes.with_power(1) if prefixes else None
+        if by_sum is None or self._hope_of_sum(by_sum, budget) > value:
+            yield self._as("cwmp-l1").searched(budget, by_sum)[0]
         if prefixes is None or self._hope_of_top_k(prefixes, budget) > value:
             yield self._as("top-k").ordered(budget)
         if prefixes is None or self._hope_of_cheapest(prefixes, budget) > value:
             yield self._as("cheapest").ordered(budget)
+
+    def _hope_of_sum(self, prefixes: Prefixes, budget: float) -> float:
+        """Return about the g^2 that "cwmp-l1" keeps within a budget, rather too much."""
+        spent = HOPE * budget
+        more, less = Search(self._as("cwmp-l1")._tradeoff(prefixes)).around(spent)  # noqa: SLF001 - its own kind
+        norms, squares = (self._norms / prefixes.unit) ** self.power, prefixes.with_power(self.power)
+        values = []
+        for found in (more, less):
+            value = squares.value(found.counts)
+            value[found.ran_out] = norms[found.ran_out]
+            values.append(float(value.sum()))
+        share = (spent - less.cost) / (more.cost - less.cost) if more.cost > less.cost else 0.0
+        return (values[1] + share * (values[0] - values[1])) * prefixes.unit**2
 
     def _hope_of_top_k(self, prefixes: Prefixes, budget: float) -> float:
         """Return at least the g^2 that Top-K keeps within a budget."""
@@ -184,11 +198,11 @@ class DensitySolver(Stepped):
         bits = candidates.layer_thresholds(1.0, 1.0 / least, [key.dtype for key in self.keys])
         prefixes = Prefixes(self.keys, bits, self.power, self.engine)
         while True:
-            counts, _, ran_out = self._tradeoff(prefixes).at(lambda_ / prefixes.unit**self.power)
-            if not ran_out:
+            found, _ = self._tradeoff(prefixes).at(lambda_ / prefixes.unit**self.power)
+            if not found.ran_out:
                 break
-            prefixes = prefixes.deeper(ran_out)
-        positions = prefixes.positions(counts)
+            prefixes = prefixes.deeper(found.ran_out)
+        positions = prefixes.positions(found.counts)
         if self.total_j(positions) <= cap:
             return Outcome(positions, lambda_)
         return self.solve(cap)

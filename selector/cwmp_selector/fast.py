@@ -226,6 +226,10 @@ class NumbaEngine(Engine):
         count = _compiled(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
         return found[0][:count], found[1][:count]
 
+    def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
+        """Return a loop over NumPy arrays, compiled."""
+        return _compiled(function)
+
 
 def _bits(flat: torch.Tensor) -> Bits:
     signed: Bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()

@@ -43,15 +43,15 @@ class Prefixes:
         values: Per layer, sum of magnitudes^power over the first j candidates; shape (candidates + 1,).
         floors: Per layer, the magnitude (in units) below which entries are not candidates; 0 where all entries are.
         sizes: Entries per layer.
+        engine: Way in which they were found.
     """
 
     def __init__(self, keys: Sequence[torch.Tensor], least_bits: IntArray, power: int, engine: Engine) -> None:
-        self.keys, self.power = keys, power
+        self.keys, self.power, self.engine = keys, power, engine
         self.sizes = np.array([key.numel() for key in keys], dtype=np.int64)
         found = engine.extract(keys, least_bits.tolist())
         raw = [self._magnitudes(key, values) for key, (_, values) in zip(keys, found, strict=True)]
         self.unit = max((float(m.max()) for m in raw if m.size), default=1.0)
-        self._engine = engine
         self._where: list[torch.Tensor] = []
         self._orders: list[IntArray] = []
         self._falling: list[FloatArray] = []
@@ -83,7 +83,7 @@ class Prefixes:
             low = self.floors[place] * self.unit / 3
             few = self.available[place] < key.numel() * DEEP
             bits = candidates.layer_thresholds(low, np.ones(1), [key.dtype]) if few else np.ones(1, dtype=np.int64)
-            part = Prefixes([key], bits, self.power, self._engine)
+            part = Prefixes([key], bits, self.power, self.engine)
             scale = part.unit / self.unit
             other._where[place], other._orders[place] = part._where[0], part._orders[0]  # noqa: SLF001 - its own kind
             other.magnitudes[place] = part.magnitudes[0] * scale

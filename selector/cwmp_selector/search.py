@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cwmp_selector.floats import BoolArray, IntArray
 from cwmp_selector.prefixes import TooShallowError
+from cwmp_selector.pricing import Priced, bracketed
 from cwmp_selector.tradeoff import Tradeoff
-
-HALVINGS = 50
-NEAR = 1e-6
-"""Relative width of the bracket of a price at which halving stops."""
 
 MOVES, ROUNDS = 4, 12
 """Tensors of each kind of move that are tried at once, and moves that are made at most."""
 
-ENOUGH = 1e-4
-"""Share of the value that may be missed before moves are tried."""
+NEARBY, JUMP = 1.25, 1.5
+"""Factor on the price within which a tensor whose count jumps may be pinned, and the factor on the count that is a jump."""
+
+ENOUGH, LITTLE = 1e-4, 1e-5
+"""Share of the value that may be missed before moves are tried, and the least share for which further moves are."""
 
 SHARES = (1.0, 0.25, 1 / 16)
 """Shares of what is left that a tensor is offered when the rest of a budget is spent."""
 
 FILLS = 200
 """Offers that are taken at most."""
+
+
+class _HopelessError(Exception):
+    """A price shows that a set of tensors cannot keep as much as another that is known."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class State:
         pinned: Count at which a tensor is held; -1 where the price decides.
         counts: Entries kept of each tensor.
         value: Value kept, in units^power.
+        price: Value per joule at which the counts were found; None where no price was looked for.
     """
 
     opened: BoolArray
     pinned: IntArray
     counts: IntArray
     value: float
+    price: float | None = None
 
 
 class Search:
@@ -79,100 +85,127 @@ class Search:
             return best, 0.0
         for opened in (beyond > 0, self.tradeoff.available > 0):
             best = max(best, self._opened(best, opened, budget) or best, key=lambda state: state.value)
-        jumps = np.flatnonzero(beyond != counts)
         for _ in range(ROUNDS):
             if self.bound(budget) - best.value <= ENOUGH * best.value:
                 break
-            tried = [state for state in self._moves(best, price, jumps, counts, beyond, budget) if state]
-            better = max(tried, key=lambda state: state.value, default=best)
-            if better.value <= best.value * (1 + 1e-12):
+            better = self._moved(best, best.price or price, counts, beyond, budget)
+            gained, best = better.value - best.value, better
+            if gained <= LITTLE * best.value:
                 break
-            best = better
         return best, price
+
+    def around(self, budget: float) -> tuple[Priced, Priced]:
+        """Return what tensors choose on both sides of the price at which a budget is spent; twice everything if that fits."""
+        free = self._at(0.0)
+        return (free, free) if free.cost <= budget else bracketed(self._at, budget, self._at(self._top), None)
+
+    def _at(self, price: float) -> Priced:
+        found, surplus = self.tradeoff.at(price)
+        self._duals.append((price, surplus))
+        return found
 
     def _priced(self, budget: float) -> tuple[float, IntArray, IntArray | None]:
         """Return the least price at which what tensors choose fits, that choice, and the choice just below (None: all fit)."""
+        free = self._at(0.0)
+        if free.cost <= budget:
+            if free.ran_out:
+                raise TooShallowError(free.ran_out)
+            return 0.0, free.counts, None
+        low, high = bracketed(self._at, budget, self._at(self._top), None)
+        if high.ran_out:
+            raise TooShallowError(high.ran_out)
+        return high.price, high.counts, low.counts
 
-        def at(price: float) -> tuple[IntArray, list[int]]:
-            counts, surplus, ran_out = self.tradeoff.at(price)
-            self._duals.append((price, surplus))
-            return counts, ran_out
+    def _moved(self, state: State, price: float, counts: IntArray, beyond: IntArray, budget: float) -> State:
+        """Return the best state that one move leads to, or the state itself.
 
-        counts, ran_out = at(0.0)
-        if self.tradeoff.cost(counts) <= budget:
-            if ran_out:
-                raise TooShallowError(ran_out)
-            return 0.0, counts, None
-        low, high = self._top * 1e-30, self._top
-        beyond = counts
-        for _ in range(HALVINGS * 2):
-            middle = math.sqrt(low * high)
-            found, _ = at(middle)
-            if self.tradeoff.cost(found) <= budget:
-                high = middle
-            else:
-                low, beyond = middle, found
-            if high / low < 1 + NEAR:
-                break
-        counts, ran_out = at(high)
-        if ran_out:
-            raise TooShallowError(ran_out)
-        return high, counts, beyond
-
-    def _moves(
-        self, state: State, price: float, jumps: IntArray, counts: IntArray, beyond: IntArray, budget: float
-    ) -> list[State | None]:
-        ones = np.eye(state.opened.size, dtype=bool)
-        alone = self.tradeoff.surpluses(price)
-        order = np.argsort(-alone, kind="stable")
-        possible = self.tradeoff.available > 0
-        closed = [p for p in order.tolist() if possible[p] and not state.opened[p]]
-        opened = [p for p in order[::-1].tolist() if state.opened[p]]
+        At any price, lambda * budget plus the surpluses of the touched tensors bounds what a set of them can keep; moves to sets
+        that cannot keep more are not tried.
+        """
+        tradeoff, ones = self.tradeoff, np.eye(state.opened.size, dtype=bool)
+        alone = tradeoff.surpluses(price)
+        possible = tradeoff.available > 0
+        held = state.opened & (state.pinned >= 0)
+        mine = alone.copy()
+        for place in np.flatnonzero(held).tolist():
+            mine[place] = self._held_at(place, int(state.pinned[place]), price)
+        reach = price * budget + float(mine[state.opened].sum())
+        order = np.argsort(-alone, kind="stable").tolist()
         few = MOVES if state.opened.size > 3 * MOVES else state.opened.size
-        tried = [self._opened(state, state.opened | ones[p], budget) for p in closed[:few]]
-        tried += [self._opened(state, state.opened & ~ones[p], budget) for p in opened[:few]]
-        for place in jumps[:few].tolist():
-            for count in {int(counts[place]), int(beyond[place])} - {0, int(state.pinned[place])}:
+        best, least = state, state.value * (1 + 1e-9)
+        opens = [p for p in order if possible[p] and not state.opened[p] and reach + alone[p] > least][:few]
+        closes = [p for p in order[::-1] if state.opened[p] and reach - mine[p] > least][:few]
+        moves = [(state.opened | ones[p], state.pinned) for p in opens]
+        moves += [(state.opened & ~ones[p], state.pinned) for p in closes]
+        pins: dict[tuple[int, int], float] = {}
+        for fewer, more in ((counts, beyond), tradeoff.around(price, NEARBY)):
+            for place in np.flatnonzero(more > JUMP * np.maximum(fewer, 1)).tolist():
+                before = float(mine[place]) if state.opened[place] else 0.0
+                for count in {int(fewer[place]), int(more[place])} - {0, int(state.pinned[place])}:
+                    pins[place, count] = reach - before + self._held_at(place, count, price)
+        for place, count in sorted(pins, key=lambda pin: -pins[pin])[: 2 * few]:
+            if pins[place, count] > least:
+                if count > tradeoff.available[place]:
+                    raise TooShallowError([place])
                 pinned = state.pinned.copy()
                 pinned[place] = count
-                opens = state.opened | ones[place]
-                tried.append(self.deepened(State(opens, pinned, state.counts, 0.0), budget))
-        return tried
+                moves.append((state.opened | ones[place], pinned))
+        for opened, pinned in moves:
+            moved = State(opened, np.where(opened, pinned, -1), state.counts, 0.0, price)
+            found = self.deepened(moved, budget, beat=best.value)
+            if found is not None and found.value > best.value:
+                best = found
+        return best
+
+    def _held_at(self, place: int, count: int, price: float) -> float:
+        """Return a tensor's surplus at a count; a hope where that is beyond its candidates."""
+        return self.tradeoff.hoped(place, count) - price * self.tradeoff.layer_j(place, count)
 
     def _opened(self, state: State, opened: BoolArray, budget: float) -> State | None:
         pinned = np.where(opened, state.pinned, -1)
-        return self.deepened(State(opened, pinned, state.counts, 0.0), budget)
+        return self.deepened(State(opened, pinned, state.counts, 0.0, state.price), budget)
 
-    def deepened(self, state: State, budget: float) -> State | None:
-        """Return the deepest prefixes of the opened tensors, at one price, within the budget; None if it is too small.
+    def deepened(self, state: State, budget: float, *, beat: float = -math.inf) -> State | None:
+        """Return the deepest prefixes of the opened tensors, at one price, within the budget.
+
+        Args:
+            state: Tensors to open and to pin, and a guess of the price.
+            budget: Joules, the burst excluded.
+            beat: Value that must be exceeded: the search ends as soon as a price shows that it cannot be.
+
+        Returns:
+            None if the budget is too small, or the value cannot be beaten.
 
         Raises:
             TooShallowError: If the candidates end before the budget does.
         """
         pins = state.opened & (state.pinned >= 0)
+        free = state.opened & ~pins
+        held = [(p, int(state.pinned[p])) for p in np.flatnonzero(pins).tolist()]
+        paid = math.fsum(self.tradeoff.layer_j(*pin) for pin in held)
+        kept = math.fsum(float(self.tradeoff.prefixes.values[p][count]) for p, count in held)
 
-        def at(price: float) -> tuple[IntArray, list[int]]:
-            counts, _, ran_out = self.tradeoff.at(price, state.opened & ~pins)
-            return np.where(pins, state.pinned, counts), ran_out
+        def at(price: float) -> Priced:
+            found, surplus = self.tradeoff.at(price, free)
+            if surplus + kept + price * (budget - paid) <= beat:
+                raise _HopelessError
+            return Priced(price, np.where(pins, state.pinned, found.counts), found.cost + paid, found.ran_out)
 
-        least, _ = at(self._top)
-        if not state.opened.any() or self.tradeoff.cost(least) > budget:
+        if not state.opened.any():
             return None
-        counts, ran_out = at(0.0)
-        if self.tradeoff.cost(counts) > budget:
-            low, high, counts, ran_out = self._top * 1e-30, self._top, least, list[int]()
-            for _ in range(HALVINGS * 2):
-                middle = math.sqrt(low * high)
-                found, short = at(middle)
-                if self.tradeoff.cost(found) <= budget:
-                    high, counts, ran_out = middle, found, short
-                else:
-                    low = middle
-                if high / low < 1 + NEAR:
-                    break
-        if ran_out:
-            raise TooShallowError(ran_out)
-        return self._filled(state, counts, budget)
+        # The least that the opened tensors can keep, without asking for a price.
+        least = np.where(pins, state.pinned, state.opened.astype(np.int64))
+        if self.tradeoff.cost(least) > budget:
+            return None
+        try:
+            found = at(0.0)
+            if found.cost > budget:
+                found = bracketed(at, budget, Priced(self._top, least, self.tradeoff.cost(least), []), state.price)[1]
+        except _HopelessError:
+            return None
+        if found.ran_out:
+            raise TooShallowError(found.ran_out)
+        return self._filled(replace(state, price=found.price), found.counts, budget)
 
     def _filled(self, state: State, counts: IntArray, budget: float) -> State:
         """Spend what is left on further entries, where a joule keeps most."""
@@ -206,4 +239,4 @@ class Search:
             paid[place] = tradeoff.layer_j(place, count)
             left = budget - math.fsum(paid)
             heapq.heapreplace(heap, offer(place))
-        return State(counts > 0, state.pinned, counts, tradeoff.value(counts))
+        return State(counts > 0, state.pinned, counts, tradeoff.value(counts), state.price)

@@ -140,36 +140,50 @@ class Stepped(ABC):
         entry_j = self.entry_j(
             self.density_of((self.sizes * min(budget / max(self.dense_j, 1e-300), 1.0)).astype(np.int64))
         )
-        everything = np.ones(len(self.keys), dtype=np.int64)
-        margin = 2.0
+        base: list[torch.Tensor] = [key[:0].long() for key in self.keys]
+        places = list(range(len(self.keys)))
+        if self.rule == "cheapest":
+            base, places = self._tiers(entry_j, budget)
+        keys, costs, margin = [self.keys[p] for p in places], entry_j[places], 2.0
+        left = max(budget - self.total_j(base), 1e-9 * float(self.sizes[places] @ costs))
         while True:
-            if self.rule == "cheapest":
-                prefixes = Prefixes(self.keys, everything, self.power, self.engine)
-            else:
-                reach = margin * max(budget, 1e-9 * float(self.sizes @ entry_j))
-                prefixes = prefixes_for(
-                    self.keys, np.ones(len(self.keys)), entry_j, reach, power=self.power, engine=self.engine
-                )
-            layer = self._order(prefixes, entry_j)
-            positions, length = self._longest(prefixes, layer, budget)
+            prefixes = prefixes_for(
+                keys, np.ones(len(keys)), costs, margin * left, power=self.power, engine=self.engine
+            )
+            magnitudes = np.concatenate([*prefixes.magnitudes, np.empty(0)])
+            layer = np.repeat(np.arange(len(keys)), prefixes.available)[np.argsort(-magnitudes, kind="stable")]
+            positions, length = self._longest(prefixes, layer, budget, base, places)
             if length < layer.size or not (prefixes.floors > 0).any():
                 return Outcome(positions)
             margin *= 8
 
-    def _order(self, prefixes: Prefixes, entry_j: FloatArray) -> IntArray:
-        """Return the layers of the candidates in the rule's order; within a layer that is the prefixes' own order."""
-        layer = np.repeat(np.arange(len(self.keys)), prefixes.available)
-        magnitude = np.concatenate(prefixes.magnitudes)
-        tier = entry_j[layer] if self.rule == "cheapest" else np.zeros_like(magnitude)
-        return layer[np.lexsort((-magnitude, tier))]
+    def _tiers(self, entry_j: FloatArray, budget: float) -> tuple[list[torch.Tensor], list[int]]:
+        """Return all of the tensors that the budget pays for, cheapest first, and the equally cheap ones where it ends."""
+        kept = [key[:0].long() for key in self.keys]
+        for cost in np.unique(entry_j).tolist():
+            places: list[int] = np.flatnonzero(entry_j == cost).tolist()
+            more = list(kept)
+            for place in places:
+                more[place] = self.keys[place].nonzero().view(-1)
+            if self.total_j(more) > budget:
+                return kept, places
+            kept = more
+        return kept, []
 
-    def _longest(self, prefixes: Prefixes, layer: IntArray, budget: float) -> tuple[list[torch.Tensor], int]:
+    def _longest(
+        self, prefixes: Prefixes, layer: IntArray, budget: float, base: list[torch.Tensor], places: list[int]
+    ) -> tuple[list[torch.Tensor], int]:
+        """Return the longest affordable start of an order of candidates, on top of `base`, and its length."""
+
+        def positions(length: int) -> list[torch.Tensor]:
+            found = list(base)
+            counts = np.bincount(layer[:length], minlength=len(places))
+            for place, where in zip(places, prefixes.positions(counts), strict=True):
+                found[place] = where
+            return found
+
         low, high = 0, layer.size
         while low < high:
             middle = (low + high + 1) // 2
-            counts = np.bincount(layer[:middle], minlength=len(self.keys))
-            if self.total_j(prefixes.positions(counts)) <= budget:
-                low = middle
-            else:
-                high = middle - 1
-        return prefixes.positions(np.bincount(layer[:low], minlength=len(self.keys))), low
+            low, high = (middle, high) if self.total_j(positions(middle)) <= budget else (low, middle - 1)
+        return positions(low), low

@@ -11,12 +11,62 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cwmp_selector.curves import Curve
 from cwmp_selector.floats import BoolArray, FloatArray, IntArray
 from cwmp_selector.prefixes import Prefixes
+from cwmp_selector.pricing import Priced
+
+
+@dataclass
+class _Response:
+    """What each tensor with candidates keeps at a price: on which stretch of its curve, how many entries, at what joules."""
+
+    stretch: IntArray
+    kept: IntArray
+    surplus: FloatArray
+    joules: FloatArray
+
+
+def _respond(
+    price: float, power: int, first: Any, last: Any, left: Any, right: Any, joules: Any, slope: Any,
+    have: Any, more: Any, floor: Any, rest: Any, ends: Any, magnitudes: Any, values: Any,
+    stretch: Any, kept: Any, surplus: Any, paid: Any,
+) -> int:  # fmt: skip
+    """Write each tensor's choice among its stretches from `first` to `last`; of equals the greatest. Return 0."""
+    for n in range(first.size):
+        best, at = -math.inf, ends[n]
+        for s in range(first[n], last[n] + 1):
+            worth = price * slope[s]
+            if slope[s] <= 0:
+                count = right[s]
+            elif more[n] and worth < floor[n]:
+                # Below the candidates each entry is taken to be worth the floor, until the tensor's value is used up.
+                hoped = math.ceil(min(rest[n] / floor[n], 2.0**52)) if floor[n] > 0 else 0
+                count = min(max(have[n] + hoped, left[s]), right[s])
+            else:
+                least = math.sqrt(worth) if power == 2 else worth
+                count, high = left[s], max(min(right[s], have[n]), left[s])
+                while count < high:
+                    middle = (count + high) // 2
+                    if magnitudes[at + middle] > least:
+                        count = middle + 1
+                    else:
+                        high = middle
+            # `values` has one place more for each tensor: the sum over nothing.
+            value = values[at + n + min(count, have[n])]
+            if count > have[n]:
+                value += min((count - have[n]) * floor[n], rest[n])
+            cost = joules[s] + slope[s] * (count - left[s])
+            if value - price * cost >= best:
+                best = value - price * cost
+                stretch[n], kept[n], paid[n] = s, count, cost
+        surplus[n] = best
+    return 0
 
 
 class Tradeoff:
@@ -39,29 +89,37 @@ class Tradeoff:
         more = (prefixes.floors > 0) & (self.available < prefixes.sizes)
         self._layers = np.flatnonzero((self.available > 0) | more)
         self._rest = np.where(more, np.maximum(norms - np.array([v[-1] for v in prefixes.values]), 0.0), 0.0)
-        self._values = np.concatenate(prefixes.values)
-        self._first = np.concatenate([[0], np.cumsum([v.size for v in prefixes.values])[:-1]])
-        left, right, joules, slope, owner = [], [], [], [], []
-        for place in self._layers.tolist():
+        places = self._layers.tolist()
+        magnitudes = [prefixes.magnitudes[place] for place in places]
+        ends = np.cumsum([0, *(m.size for m in magnitudes)])[:-1]
+        self._tensors = (
+            self.available[places],
+            more[places],
+            (prefixes.floors**prefixes.power)[places],
+            self._rest[places],
+            ends,
+            _joined(magnitudes, np.float64),
+            _joined([prefixes.values[place] for place in places], np.float64),
+        )
+        left, right, joules, slope = [], [], [], []
+        for place in places:
             curve = curves[place]
             assert curve is not None  # noqa: S101 - a tensor with candidates has entries
-            ends = np.concatenate([curve.counts[:1], curve.counts])
-            paid = np.concatenate([curve.joules[:1], curve.joules])
             # Where everything above zero is at hand, nothing is kept beyond it.
             reach = int(prefixes.sizes[place]) if more[place] else int(self.available[place])
-            on = ends[:-1] <= reach
-            left.append(ends[:-1][on])
-            right.append(np.minimum(ends[1:], reach)[on])
-            joules.append(paid[:-1][on])
-            slope.append((np.diff(paid) / np.maximum(np.diff(ends), 1))[on])
-            owner.append(np.full(int(on.sum()), place))
-        self._sizes = [part.size for part in left]
-        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int64)
-        self._left, self._right = _joined(left, np.int64), _joined(right, np.int64)
-        self._joules, self._slope = _joined(joules, np.float64), _joined(slope, np.float64)
-        self._owner = _joined(owner, np.int64)
-        self._floor = prefixes.floors[self._owner] ** prefixes.power
-        self._more = more[self._owner]
+            ends, paid = _rising(curve, reach)
+            left.append(np.append(ends[:1], ends[:-1]))
+            right.append(ends)
+            joules.append(np.append(paid[:1], paid[:-1]))
+            slope.append((paid - joules[-1]) / np.maximum(ends - left[-1], 1))
+        self._stretches = (
+            _joined(left, np.int64), _joined(right, np.int64), _joined(joules, np.float64), _joined(slope, np.float64)
+        )  # fmt: skip
+        starts = np.cumsum([0, *(part.size for part in left)])
+        self._first, self._last = starts[:-1], starts[1:] - 1
+        self._respond = prefixes.engine.compiled(_respond)
+        self._prices: list[float] = []
+        self._responses: list[_Response] = []
 
     @property
     def top(self) -> float:
@@ -73,8 +131,8 @@ class Tradeoff:
         means = [float(((c.joules + c.fixed_j) / c.counts).min()) for c in curves if c]
         return largest**self.prefixes.power / max(min(means, default=1.0), 1e-300)
 
-    def at(self, price: float, opened: BoolArray | None = None) -> tuple[IntArray, float, list[int]]:
-        """Return the counts that tensors choose at a price, the sum of surpluses, and the tensors whose candidates ran out.
+    def at(self, price: float, opened: BoolArray | None = None) -> tuple[Priced, float]:
+        """Return what tensors choose at a price, and the sum of their surpluses.
 
         Args:
             price: Value per joule.
@@ -82,50 +140,65 @@ class Tradeoff:
         """
         counts = np.zeros_like(self.available)
         if not self._layers.size:
-            return counts, 0.0, []
-        found, surpluses = self._best(price)
-        wanted = surpluses > 0 if opened is None else opened[self._layers]
-        counts[self._layers] = np.where(wanted, np.minimum(found, self.available[self._layers]), 0)
-        ran_out: list[int] = self._layers[wanted & (found > self.available[self._layers])].tolist()
-        return counts, float(surpluses[wanted].sum()), ran_out
+            return Priced(price, counts, 0.0, []), 0.0
+        best = self._best(price)
+        wanted = best.surplus > 0 if opened is None else opened[self._layers]
+        short = wanted & (best.kept > self.available[self._layers])
+        counts[self._layers] = np.where(wanted, best.kept, 0)
+        ran_out: list[int] = self._layers[short].tolist()
+        cost = float(best.joules[wanted].sum())
+        if ran_out:
+            counts = np.minimum(counts, self.available)
+            cost = self.cost(counts)
+        return Priced(price, counts, cost, ran_out), float(best.surplus[wanted].sum())
 
     def surpluses(self, price: float) -> FloatArray:
         """Return each tensor's surplus of keeping something at a price; minus infinity where there is nothing to keep."""
         result = np.full(self.available.size, -np.inf)
         if self._layers.size:
-            result[self._layers] = self._best(price)[1]
+            result[self._layers] = self._best(price).surplus
         return result
 
-    def _best(self, price: float) -> tuple[IntArray, FloatArray]:
-        """Return count and surplus of each tensor with candidates; counts beyond the candidates are hopes."""
-        power, have = self.prefixes.power, self.available[self._owner]
-        worth = np.maximum(price * self._slope, 0.0)
-        least = worth ** (1.0 / power)
-        kept = np.concatenate(
-            [
-                self.prefixes.count_above(place, part)
-                for place, part in zip(self._layers.tolist(), np.split(least, self._starts[1:]), strict=True)
-            ]
-        )
-        # Below the candidates each entry is taken to be worth the floor, until the tensor's value is used up.
-        beyond = self._more & (worth < self._floor)
-        if beyond.any():
-            at_floor = np.divide(self._rest[self._owner], self._floor, where=self._floor > 0, out=np.zeros_like(worth))
-            kept = np.where(beyond, have + np.ceil(np.minimum(at_floor, 2.0**52)).astype(np.int64), kept)
-        # Keeping all of a tensor may be cheaper than nearly all.
-        kept = np.where(self._slope < 0, self._right, np.clip(kept, self._left, self._right))
-        value = self._values[self._first[self._owner] + np.minimum(kept, have)]
-        value = value + np.minimum(np.maximum(kept - have, 0) * self._floor, self._rest[self._owner])
-        surplus = value - price * (self._joules + self._slope * (kept - self._left))
-        best = np.maximum.reduceat(surplus, self._starts)
-        hit = surplus == np.repeat(best, self._sizes)
-        places = np.flatnonzero(hit)
-        chosen = places[np.unique(self._owner[places], return_index=True)[1]]
-        return kept[chosen], best - price * self.fixed[self._layers]
+    def around(self, price: float, factor: float) -> tuple[IntArray, IntArray]:
+        """Return the counts, hopes included, that tensors would choose at a price so many times higher, and lower."""
+        low, high = np.zeros_like(self.available), np.zeros_like(self.available)
+        if self._layers.size:
+            low[self._layers] = self._best(price * factor).kept
+            high[self._layers] = self._best(price / factor).kept
+        return low, high
+
+    def _best(self, price: float) -> _Response:
+        """Return what each tensor with candidates does at a price; counts beyond the candidates are hopes.
+
+        Of two prices the lower one keeps more, so only stretches between the answers to the nearest prices known are looked at.
+        """
+        place = bisect_left(self._prices, price)
+        if place < len(self._prices) and self._prices[place] == price:
+            return self._responses[place]
+        first = self._responses[place].stretch if place < len(self._prices) else self._first
+        last = self._responses[place - 1].stretch if place else self._last
+        size = self._layers.size
+        found = _Response(np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size), np.empty(size))
+        self._respond(
+            price, self.prefixes.power, np.minimum(first, last), np.maximum(first, last), *self._stretches, *self._tensors,
+            found.stretch, found.kept, found.surplus, found.joules,
+        )  # fmt: skip
+        fixed = self.fixed[self._layers]
+        found.surplus -= price * fixed
+        found.joules += fixed
+        self._prices.insert(place, price)
+        self._responses.insert(place, found)
+        return found
 
     def value(self, counts: IntArray) -> float:
         """Return the value of the tensors' first candidates, in units^power."""
         return float(self.prefixes.value(counts).sum())
+
+    def hoped(self, place: int, count: int) -> float:
+        """Return the value of a tensor's first entries, beyond its candidates at most what they can be worth."""
+        have = int(self.available[place])
+        beyond = max(count - have, 0) * float(self.prefixes.floors[place]) ** self.prefixes.power
+        return float(self.prefixes.values[place][min(count, have)]) + min(beyond, float(self._rest[place]))
 
     def layer_j(self, place: int, count: int) -> float:
         """Return the joules of one tensor, what is paid once included, by its curve."""
@@ -160,6 +233,28 @@ class Tradeoff:
         while count and self.layer_j(place, count) > joules:
             count -= 1
         return min(count, high)
+
+
+def _rising(curve: Curve, reach: int) -> tuple[IntArray, FloatArray]:
+    """Return counts up to `reach` and the least joules at which that many or more are kept.
+
+    Keeping all of a tensor may be cheaper than nearly all; then who pays for less gets more. Joules that never fall are
+    what makes the count that is worth a price fall with the price.
+    """
+    counts = np.append(curve.counts[curve.counts < reach], reach)
+    joules = np.interp(counts, curve.counts, curve.joules)
+    least = np.minimum.accumulate(joules[::-1])[::-1]
+    crossed = np.flatnonzero((least[:-1] == joules[:-1]) & (least[1:] < joules[1:]))
+    for stretch in crossed[::-1].tolist():
+        # Up to here the straight line holds; one entry more costs what the cheaper count beyond it does.
+        share = (least[stretch + 1] - joules[stretch]) / (joules[stretch + 1] - joules[stretch])
+        count = int(counts[stretch] + share * (counts[stretch + 1] - counts[stretch]))
+        split = [c for c in (count, count + 1) if counts[stretch] < c < counts[stretch + 1]]
+        line = np.interp(split, counts[stretch : stretch + 2], joules[stretch : stretch + 2])
+        counts = np.insert(counts, stretch + 1, split)
+        least = np.insert(least, stretch + 1, np.minimum(line, least[stretch + 1]))
+        joules = np.insert(joules, stretch + 1, line)
+    return counts, least
 
 
 def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
