@@ -48,6 +48,7 @@ class OpCounter(TorchDispatchMode):
         self.by_label: dict[str, Counts] = {}
         self.label = ""
         self.unpriced: dict[str, int] = {}
+        self._fetched: frozenset[tuple[int, int, int]] = frozenset()
         self._device = device
         kept = list(persistent)
         self._persistent = {tensor.untyped_storage().data_ptr() for tensor in kept}
@@ -92,7 +93,10 @@ class OpCounter(TorchDispatchMode):
     def _count_indexed(
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], working_set: int
     ) -> None:
-        """A scatter touches lines of its first operand and streams the rest; a gather streams what it takes."""
+        """Gathers and scatters touch lines of their first operand and stream the rest.
+
+        A scatter to the positions that were gathered just before finds its lines in the nearest cache: they count once.
+        """
         first, rest = inputs[0], inputs[1:]
         for tensor in rest:
             self._move("read", tensor, working_set, _bytes(tensor))
@@ -102,22 +106,25 @@ class OpCounter(TorchDispatchMode):
         if name in _GATHERS:
             for tensor in outputs:
                 self._move("write", tensor, working_set, _bytes(tensor))
-            return
         if positions is None:
             return
-        per_line = max(self._device.line_bytes // first.element_size(), 1)
         width = max(first.numel() // max(first.shape[0], 1), 1) if first.dim() > 1 else 1
+        touched = (_start(first), positions.data_ptr(), positions.numel())
+        if touched not in self._fetched:
+            self._count_lines(first, positions, width, working_set)
+        self._fetched = self._fetched | {touched} if name in _GATHERS else self._fetched - {touched}
+        if name in _SCATTERS:
+            self._add("elem_float32", 2.0 * positions.numel() * width)
+
+    def _count_lines(self, first: torch.Tensor, positions: torch.Tensor, width: int, working_set: int) -> None:
+        per_line = max(self._device.line_bytes // first.element_size(), 1)
         if width > 1:
-            lines = positions.numel() * max(width / per_line, 1.0)
-        else:
-            touched = torch.unique(positions.reshape(-1) // per_line)
-            lines = float(touched.numel())
-            if self._device.processor_caches:
-                ahead = int((touched[2:] - touched[:-2] == 2).sum())
-                lines -= ahead
-                self._move("write", first, working_set, ahead * self._device.line_bytes)
-        self._move("line", first, working_set, lines)
-        self._add("elem_float32", 2.0 * positions.numel() * width)
+            self._move("line", first, working_set, positions.numel() * max(width / per_line, 1.0))
+            return
+        touched = torch.unique(positions.reshape(-1) // per_line)
+        ahead = int((touched[2:] - touched[:-2] == 2).sum()) if self._device.processor_caches else 0
+        self._move("write", first, working_set, ahead * self._device.line_bytes)
+        self._move("line", first, working_set, float(touched.numel() - ahead))
 
     def _count_flops(
         self, func: Any, name: str, args: Any, kwargs: Any, result: Any, outputs: list[torch.Tensor]

@@ -77,6 +77,19 @@ def test_a_sparse_step_touches_the_lines_that_its_positions_fall_in():
     assert counter.counts["dram_read"] == 5 * (8 + 4)
 
 
+def test_lines_that_are_gathered_and_scattered_back_count_once():
+    """Momentum gathers and scatters its state at the parameter's positions: two tensors' lines, not three; a gather alone counts."""
+    p, state, values = torch.rand(16 * 100), [torch.rand(16 * 100)], torch.rand(3)
+    positions = torch.tensor([0, 40, 1599])
+    with OpCounter(ALL_DRAM, [p, *state]) as counter:
+        SPARSE_STEPS["momentum"](p, positions, values, state)
+    assert counter.counts["dram_line"] == 2 * 3
+    with OpCounter(ALL_DRAM, [p]) as counter:
+        p.index_select(0, positions)
+        p.index_select(0, positions.clone())
+    assert counter.counts["dram_line"] == 2 * 3
+
+
 def test_flops_of_forward_and_backward_are_those_of_torchs_counter():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     x = torch.rand(4, 3, 8, 8)
