@@ -4,7 +4,7 @@ A curve of joules is concave where entries share lines and position bits, jumps 
 touching the tensor costs. So neither one price for all nor one cost per entry finds the best choice. It is found in two steps:
 
 1. *Which tensors, and about how much of each*: the points of the curves are the options of a multiple-choice knapsack, which dynamic
-   programming over `BINS` steps of the budget solves, whatever the curves look like. Joules are rounded up to steps.
+   programming over small steps of the budget solves, whatever the curves look like. Joules are rounded up to steps.
 2. *Exactly how much*: on the straight stretches beside the point chosen, an entry is worth keeping iff its value is at least price times
    slope, so one price spends the budget; stretches move along until they stay. What is left goes where it keeps most.
 """
@@ -14,20 +14,27 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cwmp_costmodels.distributions import Array
 from cwmp_costmodels.energy_curves import EnergyCurves
 from cwmp_costmodels.populations import Population
 
-BINS = 4096
-"""Steps of the budget; rounding up to them costs at most this share of it for each tensor touched, before step 2."""
+STEPS, MOST_STEPS = 2**18, 2**15
+"""Steps of the budget over all tensors, and at most; rounding up wastes at most one of them a tensor, before step 2."""
 
 WIDE = 60.0
 """How far the price may be from the mean value per joule, as a logarithm."""
 
-MOVES, HALVINGS, FILLS = 24, 48, 32
-SETTLED = 1e-10
-"""Relative growth of the value below which stretches have stopped moving."""
+POLISHES, MOVES, HALVINGS, FILLS = 2, 24, 48, 32
+ZOOMS, PARTS = (0.13, 0.013), 8
+"""How far around a choice, relative to its counts, options are added before both steps are taken again; options on each side."""
+
+LARGE = 1e-3
+"""Share of the budget from which a tensor gets such options."""
+
+SETTLED = 1e-7
+"""Relative change of counts at which stretches have stopped moving."""
 
 
 class Stretches(NamedTuple):
@@ -55,12 +62,20 @@ class Frontier:
         """Return the entries kept of each tensor, shape (tensors,), of joules at most `budget_j` (the burst excluded)."""
         if budget_j <= 0:
             return np.zeros_like(self.population.sizes)
+        for near in ZOOMS:
+            self._zoom(self._picked(budget_j), near, budget_j)
         kept = self._picked(budget_j)
-        self.curves.refine(kept)
-        for _ in range(2):
-            kept = self._polished(kept, budget_j)
+        for _ in range(POLISHES):
             self.curves.refine(kept)
+            kept = self._polished(kept, budget_j)
+        self.curves.refine(kept)
         return self._within(kept, budget_j)
+
+    def _zoom(self, kept: Array, near: float, budget_j: float) -> None:
+        """Add options around a choice: what a tensor's next one is too dear for would go to tensors that are not worth it."""
+        large = self.curves.at(kept) > LARGE * budget_j
+        for share in np.linspace(-near, near, 2 * PARTS + 1):
+            self.curves.refine(np.where(large, kept * (1 + share), kept))
 
     def value(self, kept: Array) -> Array:
         """Return the value of each tensor's largest `kept` entries."""
@@ -70,18 +85,19 @@ class Frontier:
     def _picked(self, budget_j: float) -> Array:
         """Return the best points of the curves, one a tensor, by dynamic programming."""
         joules, counts, values = self.curves.joules, self.curves.counts, self.value(self.curves.counts)
+        most = min(STEPS // counts.shape[1] + 1, MOST_STEPS)
         # Joules that are a step but for rounding are that step.
-        steps = np.ceil(np.minimum(joules / budget_j, 2.0) * BINS - 1e-6).astype(np.int64)
-        best, picks = np.zeros(BINS + 1), np.zeros((counts.shape[1], BINS + 1), dtype=np.int32)
+        steps = np.ceil(np.minimum(joules / budget_j, 2.0) * most - 1e-6).astype(np.int64)
+        best, picks = np.zeros(most + 1), np.zeros((counts.shape[1], most + 1), dtype=np.int32)
         for place in range(counts.shape[1]):
             before, best = best, best.copy()
-            for row in _undominated(steps[:, place], values[:, place]):
+            for row in _undominated(steps[:, place], values[:, place], most):
                 step = int(steps[row, place])
-                tried, have = before[: BINS + 1 - step] + values[row, place], best[step:]
+                tried, have = before[: most + 1 - step] + values[row, place], best[step:]
                 better = tried > have
                 have[better] = tried[better]
                 picks[place, step:][better] = row
-        kept, left = np.zeros(counts.shape[1]), BINS
+        kept, left = np.zeros(counts.shape[1]), most
         for place in range(counts.shape[1] - 1, -1, -1):
             row = picks[place, left]
             kept[place] = counts[row, place]
@@ -89,17 +105,17 @@ class Frontier:
         return kept
 
     def _polished(self, kept: Array, budget_j: float) -> Array:
-        """Move along the curves from a choice within the budget as long as that keeps more."""
-        value = float(self.value(kept).sum())
+        """Move along the curves from a choice within the budget, and return the best choice on the way."""
+        best, value = kept, float(self.value(kept).sum())
         for _ in range(MOVES):
-            moved = self._filled(self._priced(kept, budget_j), budget_j)
-            more = float(self.value(moved).sum())
-            if more <= value:
+            before, kept = kept, self._priced(kept, budget_j)
+            filled = self._filled(kept, budget_j)
+            more = float(self.value(filled).sum())
+            if more > value:
+                best, value = filled, more
+            if np.allclose(kept, before, rtol=SETTLED, atol=0.0):
                 break
-            kept, grown, value = moved, more / value - 1 if value else np.inf, more
-            if grown < SETTLED:
-                break
-        return kept
+        return best
 
     def _priced(self, kept: Array, budget_j: float) -> Array:
         """Return what one price keeps on the stretches below and above each tensor's count, within the budget."""
@@ -180,13 +196,13 @@ class Frontier:
         return kept
 
 
-def _undominated(steps: np.ndarray, values: Array) -> list[int]:
-    """Return the options of one tensor that are within the budget and not beaten by a cheaper one, by rising steps."""
-    chosen, most = [], 0.0
+def _undominated(steps: NDArray[np.int64], values: Array, most: int) -> list[int]:
+    """Return the options of one tensor that are at most `most` steps and not beaten by a cheaper one, by rising steps."""
+    chosen, least = [], 0.0
     for row in np.lexsort((-values, steps)).tolist():
-        if steps[row] > BINS:
+        if steps[row] > most:
             break
-        if values[row] > most:
+        if values[row] > least:
             chosen.append(row)
-            most = float(values[row])
+            least = float(values[row])
     return chosen

@@ -77,12 +77,16 @@ def by_mean_costs(costs, named, budget, rule="cwmp"):
         score = np.concatenate(
             [g.abs().numpy() / c ** EXPONENTS[rule] for g, c in zip(named.values(), entry_j, strict=True)]
         )
-        for theta in np.sort(score):
-            above = population.above(theta * entry_j ** EXPONENTS[rule])
+        thetas, low, high = np.sort(score), 0, score.size
+        while low < high:
+            middle = (low + high) // 2
+            above = population.above(thetas[middle] * entry_j ** EXPONENTS[rule])
             counts = {n: int(k) for n, k in zip(costs.names(), above.kept, strict=True)}
-            if sum(costs.parts_j(counts).values()) <= budget:
-                most = max(most, float(above.value.sum()) / total)
-                break
+            low, high = (low, middle) if sum(costs.parts_j(counts).values()) <= budget else (middle + 1, high)
+        if low == score.size:
+            break
+        above = population.above(thetas[low] * entry_j ** EXPONENTS[rule])
+        most = max(most, float(above.value.sum()) / total)
         density = density + min(1.0, 4.0 / (turn + 1)) * (above.kept / population.sizes - density)
     return most
 
