@@ -7,7 +7,7 @@ so each tensor is asked at counts that grow by a factor of 1.12, and more closel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -41,9 +41,37 @@ class Curve:
     counts: IntArray
     joules: FloatArray
     fixed_j: float
+    _rising: dict[int, tuple[IntArray, FloatArray]] = field(default_factory=dict, repr=False, compare=False)
+
+    def rising(self, reach: int) -> tuple[IntArray, FloatArray]:
+        """Return counts up to `reach` and the least joules at which that many or more are kept, both of shape (points,).
+
+        Keeping all of a tensor may be cheaper than nearly all; then who pays for less gets more. Joules that never fall are
+        what makes the count that is worth a price fall with the price.
+        """
+        if reach not in self._rising:
+            self._rising[reach] = _rising(self, reach)
+        return self._rising[reach]
 
 
 _KNOWN: WeakKeyDictionary[DensityCosts, dict[str, Curve]] = WeakKeyDictionary()
+
+
+def _rising(curve: Curve, reach: int) -> tuple[IntArray, FloatArray]:
+    counts = np.append(curve.counts[curve.counts < reach], reach)
+    joules = np.interp(counts, curve.counts, curve.joules)
+    least = np.minimum.accumulate(joules[::-1])[::-1]
+    crossed = np.flatnonzero((least[:-1] == joules[:-1]) & (least[1:] < joules[1:]))
+    for stretch in crossed[::-1].tolist():
+        # Up to here the straight line holds; one entry more costs what the cheaper count beyond it does.
+        share = (least[stretch + 1] - joules[stretch]) / (joules[stretch + 1] - joules[stretch])
+        count = int(counts[stretch] + share * (counts[stretch + 1] - counts[stretch]))
+        split = [c for c in (count, count + 1) if counts[stretch] < c < counts[stretch + 1]]
+        line = np.interp(split, counts[stretch : stretch + 2], joules[stretch : stretch + 2])
+        counts = np.insert(counts, stretch + 1, split)
+        least = np.insert(least, stretch + 1, np.minimum(line, least[stretch + 1]))
+        joules = np.insert(joules, stretch + 1, line)
+    return counts, least
 
 
 def curve_of(costs: DensityCosts, name: str) -> Curve:

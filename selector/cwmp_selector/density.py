@@ -219,7 +219,7 @@ class DensitySolver(Stepped):
             try:
                 return self._met(prefixes, budget), prefixes
             except TooShallowError as error:
-                prefixes = prefixes.deeper(error.places)
+                prefixes = prefixes.deeper(error.places, error.counts)
 
     def _met(self, prefixes: Prefixes, budget: float) -> Outcome:
         """Steer the budget of the search until what the costs predict for the actual payload meets the true one."""

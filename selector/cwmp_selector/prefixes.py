@@ -25,11 +25,12 @@ class TooShallowError(Exception):
 
     Attributes:
         places: Layers whose candidates ended; empty if that is not known.
+        counts: How many candidates of each are wanted; empty if that is not known.
     """
 
-    def __init__(self, places: Sequence[int] = ()) -> None:
+    def __init__(self, places: Sequence[int] = (), counts: Sequence[int] = ()) -> None:
         super().__init__(*places)
-        self.places = places
+        self.places, self.counts = places, counts
 
 
 class Prefixes:
@@ -50,65 +51,55 @@ class Prefixes:
         self.keys, self.power, self.engine = keys, power, engine
         self.sizes = np.array([key.numel() for key in keys], dtype=np.int64)
         found = engine.extract(keys, least_bits.tolist())
-        raw = [self._magnitudes(key, values) for key, (_, values) in zip(keys, found, strict=True)]
-        self.unit = max((float(m.max()) for m in raw if m.size), default=1.0)
-        self._where: list[torch.Tensor] = []
-        self._orders: list[IntArray] = []
-        self._falling: list[FloatArray] = []
-        self.magnitudes: list[FloatArray] = []
-        self.values: list[FloatArray] = []
-        for (where, _), magnitudes in zip(found, raw, strict=True):
-            order = candidates.falling(magnitudes)
-            falling = magnitudes[order] / self.unit
-            self._where.append(where)
-            self._orders.append(order)
-            self.magnitudes.append(falling)
-            self._falling.append(-falling)
-            self.values.append(np.concatenate([[0.0], np.cumsum(falling**power)]))
+        ordered = [_sorted(values) for _, values in found]
+        self.unit = max((float(falling[0]) for _, falling in ordered if falling.size), default=1.0)
+        self._where: list[torch.Tensor] = [where for where, _ in found]
+        self._orders: list[IntArray] = [order for order, _ in ordered]
+        self.magnitudes: list[FloatArray] = [falling / self.unit for _, falling in ordered]
+        self.values: list[FloatArray] = [_running(falling, power) for falling in self.magnitudes]
         least = [from_bits(np.array([b]), key.dtype)[0] for b, key in zip(least_bits, keys, strict=True)]
         self.floors = np.array([0.0 if b <= 1 else m / self.unit for b, m in zip(least_bits, least, strict=True)])
 
-    @staticmethod
-    def _magnitudes(key: torch.Tensor, values: torch.Tensor) -> FloatArray:
-        return from_bits(magnitude_bits(values).cpu().numpy(), key.dtype)
+    def deeper(self, places: Sequence[int], counts: Sequence[int] = ()) -> Prefixes:
+        """Return the same candidates and further ones of some layers: at least all above a third of their floors.
 
-    def deeper(self, places: Sequence[int]) -> Prefixes:
-        """Return the same candidates and further ones of some layers: at least all above a third of their floors."""
+        Args:
+            places: The layers.
+            counts: How many candidates of each are wanted; empty if that is not known.
+        """
         other = copy(self)
-        for name in ("_where", "_orders", "_falling", "magnitudes", "values"):
+        for name in ("_where", "_orders", "magnitudes", "values"):
             setattr(other, name, list(getattr(self, name)))
         other.floors = self.floors.copy()
-        for place in places:
+        available = self.available
+        for place, wanted in zip(places, counts or available[list(places)].tolist(), strict=True):
             key = self.keys[place]
             low = self.floors[place] * self.unit / 3
-            few = self.available[place] < key.numel() * DEEP
+            few = max(wanted, int(available[place])) < key.numel() * DEEP
             bits = candidates.layer_thresholds(low, np.ones(1), [key.dtype]) if few else np.ones(1, dtype=np.int64)
             part = Prefixes([key], bits, self.power, self.engine)
             scale = part.unit / self.unit
             other._where[place], other._orders[place] = part._where[0], part._orders[0]  # noqa: SLF001 - its own kind
             other.magnitudes[place] = part.magnitudes[0] * scale
-            other._falling[place] = -other.magnitudes[place]  # noqa: SLF001 - its own kind
-            other.values[place] = np.concatenate([[0.0], np.cumsum(other.magnitudes[place] ** self.power)])
+            other.values[place] = _running(other.magnitudes[place], self.power)
             other.floors[place] = part.floors[0] * scale
         return other
 
     def above(self, magnitudes: FloatArray) -> IntArray:
         """Return, per layer, how many candidates exceed a magnitude (in units)."""
         return np.array(
-            [int(f.searchsorted(-m, side="left")) for f, m in zip(self._falling, magnitudes.tolist(), strict=True)],
+            [
+                falling.size - int(falling[::-1].searchsorted(m, side="right"))
+                for falling, m in zip(self.magnitudes, magnitudes.tolist(), strict=True)
+            ],
             dtype=np.int64,
         )
-
-    def count_above(self, place: int, magnitudes: FloatArray) -> IntArray:
-        """Return how many candidates of one layer exceed each of several magnitudes (in units)."""
-        counts: IntArray = self._falling[place].searchsorted(-magnitudes, side="left")
-        return counts
 
     def with_power(self, power: int) -> Prefixes:
         """Return the same candidates, valued by magnitude^power."""
         other = copy(self)
         other.power = power
-        other.values = [np.concatenate([[0.0], np.cumsum(m**power)]) for m in self.magnitudes]
+        other.values = [_running(falling, power) for falling in self.magnitudes]
         return other
 
     def value(self, counts: IntArray) -> FloatArray:
@@ -141,6 +132,29 @@ class Prefixes:
             chosen = torch.from_numpy(np.sort(order[:count])).to(where.device)
             result.append(where[chosen])
         return result
+
+
+def _sorted(values: torch.Tensor) -> tuple[IntArray, FloatArray]:
+    """Return the order of falling magnitudes, equal ones by place, and the magnitudes in that order."""
+    bits = magnitude_bits(values).cpu().numpy()
+    if bits.itemsize > 4 or bits.size >= 1 << 32:
+        magnitudes = from_bits(bits, values.dtype)
+        order = candidates.falling(magnitudes)
+        return order, magnitudes[order]
+    # Magnitude and place in one number: sorting those takes a fraction of the time of sorting places by magnitude.
+    largest = np.iinfo(bits.dtype).max
+    both = (largest - bits).astype(np.uint64) << np.uint64(32)
+    both |= np.arange(bits.size, dtype=np.uint64)
+    both.sort()
+    falling = largest - (both >> np.uint64(32)).astype(bits.dtype)
+    return (both & np.uint64(0xFFFF_FFFF)).astype(np.int64), from_bits(falling, values.dtype)
+
+
+def _running(falling: FloatArray, power: int) -> FloatArray:
+    """Return the sums of magnitudes^power over the first 0, 1, ... of them."""
+    sums = np.zeros(falling.size + 1)
+    np.cumsum(falling * falling if power == 2 else falling**power, out=sums[1:])
+    return sums
 
 
 def prefixes_for(

@@ -143,13 +143,14 @@ class Search:
                 before = float(mine[place]) if state.opened[place] else 0.0
                 for count in {int(fewer[place]), int(more[place])} - {0, int(state.pinned[place])}:
                     pins[place, count] = reach - before + self._held_at(place, count, price)
-        for place, count in sorted(pins, key=lambda pin: -pins[pin])[: 2 * few]:
-            if pins[place, count] > least:
-                if count > tradeoff.available[place]:
-                    raise TooShallowError([place])
-                pinned = state.pinned.copy()
-                pinned[place] = count
-                moves.append((state.opened | ones[place], pinned))
+        promising = [pin for pin in sorted(pins, key=lambda pin: -pins[pin])[: 2 * few] if pins[pin] > least]
+        short = {place: count for place, count in promising if count > tradeoff.available[place]}
+        if short:
+            raise TooShallowError(list(short), list(short.values()))
+        for place, count in promising:
+            pinned = state.pinned.copy()
+            pinned[place] = count
+            moves.append((state.opened | ones[place], pinned))
         for opened, pinned in moves:
             moved = State(opened, np.where(opened, pinned, -1), state.counts, 0.0, price)
             found = self.deepened(moved, budget, beat=best.value)

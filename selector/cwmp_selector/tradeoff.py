@@ -107,7 +107,7 @@ class Tradeoff:
             assert curve is not None  # noqa: S101 - a tensor with candidates has entries
             # Where everything above zero is at hand, nothing is kept beyond it.
             reach = int(prefixes.sizes[place]) if more[place] else int(self.available[place])
-            ends, paid = _rising(curve, reach)
+            ends, paid = curve.rising(reach)
             left.append(np.append(ends[:1], ends[:-1]))
             right.append(ends)
             joules.append(np.append(paid[:1], paid[:-1]))
@@ -235,27 +235,5 @@ class Tradeoff:
         return min(count, high)
 
 
-def _rising(curve: Curve, reach: int) -> tuple[IntArray, FloatArray]:
-    """Return counts up to `reach` and the least joules at which that many or more are kept.
-
-    Keeping all of a tensor may be cheaper than nearly all; then who pays for less gets more. Joules that never fall are
-    what makes the count that is worth a price fall with the price.
-    """
-    counts = np.append(curve.counts[curve.counts < reach], reach)
-    joules = np.interp(counts, curve.counts, curve.joules)
-    least = np.minimum.accumulate(joules[::-1])[::-1]
-    crossed = np.flatnonzero((least[:-1] == joules[:-1]) & (least[1:] < joules[1:]))
-    for stretch in crossed[::-1].tolist():
-        # Up to here the straight line holds; one entry more costs what the cheaper count beyond it does.
-        share = (least[stretch + 1] - joules[stretch]) / (joules[stretch + 1] - joules[stretch])
-        count = int(counts[stretch] + share * (counts[stretch + 1] - counts[stretch]))
-        split = [c for c in (count, count + 1) if counts[stretch] < c < counts[stretch + 1]]
-        line = np.interp(split, counts[stretch : stretch + 2], joules[stretch : stretch + 2])
-        counts = np.insert(counts, stretch + 1, split)
-        least = np.insert(least, stretch + 1, np.minimum(line, least[stretch + 1]))
-        joules = np.insert(joules, stretch + 1, line)
-    return counts, least
-
-
 def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
-    return np.concatenate(parts).astype(kind) if parts else np.empty(0, kind)
+    return np.concatenate(parts).astype(kind, copy=False) if parts else np.empty(0, kind)
