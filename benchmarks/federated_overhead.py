@@ -3,6 +3,9 @@
 python benchmarks/federated_overhead.py            # bytes at 1%, share of CWMP's own work, 1,000 clients
 python benchmarks/federated_overhead.py --model resnet18 --images 640 --skip-many
 
+Whole messages count, as they are serialised. Pruning makes the way up sparse; the way down is dense (default) or what changed since
+the model that a client holds (`--downlink union`), which grows with the clients of a round.
+
 CWMP's own work is everything that plain Flower would not do: on the client the mod around the app's train function (selection,
 residual, encoding, energy report), on the server decoding and checking, and the strategy around FedAvg. By default a client has as
 many images as a tenth of Fashion-MNIST; the fewer it has, the larger the share.
@@ -140,7 +143,7 @@ def _compare(config: RunConfig, dense: RunResult) -> None:
     own = sum(spent.get(label, 0.0) for label in OWN)
     entries = sparse.ledger.entries[0].entries
     print(
-        f"{config.model}, {entries:,} parameters, {config.rule}, budget {config.budget}: "
+        f"{config.model}, {entries:,} parameters, {config.rule}, budget {config.budget}, {config.clients} clients a round: "
         f"{_bytes_a_round(dense, 'bytes_up') / _bytes_a_round(sparse, 'bytes_up'):.1f} times fewer bytes up than dense averaging "
         "(whole messages, float16 against float32)"
     )

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -130,8 +132,31 @@ def real(record: Mapping[str, object], key: str) -> float | None:
 
 
 def message_bytes(message: Message) -> int:
-    """Return the bytes of a message as it is serialised for sending."""
-    return int(message_to_proto(message).ByteSize())
+    """Return the bytes of a message as it is serialised for sending, without copying the numbers that it holds."""
+    if not message.has_content():
+        return int(message_to_proto(message).ByteSize())
+    content = 0
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            arrays = sum(_field(_text(name) + _field(_array_bytes(array))) for name, array in record.items())
+            content += _field(_text(key) + _field(arrays))
+        else:
+            content += int(recorddict_to_proto(RecordDict({key: record})).ByteSize())
+    return _field(int(metadata_to_proto(message.metadata).ByteSize())) + _field(content)
+
+
+def _array_bytes(array: Array) -> int:
+    envelope = ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype)
+    return int(envelope.ByteSize()) + (_field(len(array.data)) if array.data else 0)
+
+
+def _text(text: str) -> int:
+    return _field(len(text.encode())) if text else 0
+
+
+def _field(length: int) -> int:
+    """Return the bytes of a protobuf field of so many bytes: a tag, the length in groups of 7 bits, the bytes."""
+    return 1 + max(math.ceil(length.bit_length() / 7), 1) + length
 
 
 def buffers_to_bytes(buffers: Mapping[str, Tensor]) -> bytes:

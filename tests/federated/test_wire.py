@@ -5,7 +5,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -51,3 +54,25 @@ def test_cut_arrays_and_pickles_are_refused():
     for array in (cut, evil):
         with pytest.raises(ValueError):
             wire.to_state(ArrayRecord({"a": array}))
+
+
+SIZES = st.one_of(st.integers(0, 300), st.sampled_from([127, 128, 16383, 16384, 2**21 - 60, 2**21]))
+ARRAYS = st.builds(
+    lambda size, shape: Array(dtype="uint8", shape=tuple(shape), stype="cwmp.v1", data=bytes(size)),
+    SIZES,
+    st.lists(st.integers(0, 2**20), max_size=4),
+)
+RECORDS = st.one_of(
+    st.dictionaries(st.text(max_size=5), ARRAYS, max_size=3).map(ArrayRecord),
+    st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False), max_size=3).map(MetricRecord),
+    st.dictionaries(st.text(max_size=5), st.text(max_size=200), max_size=3).map(ConfigRecord),
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), RECORDS, max_size=4), st.sampled_from(["train", "evaluate"]))
+def test_bytes_of_a_message_are_those_of_its_serialised_form(records, kind):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+    message = Message(RecordDict(records), 2**40, kind, group_id="3")
+    assert wire.message_bytes(message) == len(message_to_proto(message).SerializeToString())
+    reply = Message(Error(7, "out of joules"), reply_to=message)
+    assert wire.message_bytes(reply) == len(message_to_proto(reply).SerializeToString())
