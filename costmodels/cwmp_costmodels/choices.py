@@ -40,11 +40,13 @@ class Choice:
         kept: Entries.
         energy_j: Joules, fixed parts included.
         retained: Share of the squared norm, ||kept||^2 / ||g||^2.
+        whole: Entries, of those kept, in tensors that are kept whole.
     """
 
     kept: float
     energy_j: float
     retained: float
+    whole: float
 
 
 class Solver:
@@ -117,6 +119,7 @@ class Solver:
             kept=float(kept.sum()),
             energy_j=self._joules(kept),
             retained=float(self.population.largest(kept).value.sum()) / self._total,
+            whole=float(kept[kept >= self.population.sizes].sum()),
         )
 
     def _joules(self, kept: Array) -> float:

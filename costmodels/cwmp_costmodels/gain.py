@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cwmp_costmodels.layers import LayerCosts
 
 WORTHWHILE = 0.02
+MOSTLY = 0.5
+"""Share of the entries kept in whole tensors from which the verdict says so: it is what saves, however like costs of entries are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,15 @@ class Gain:
         """One sentence: use the rule, or use Top-K."""
         saved, ranked = 1 - 1 / self.energy_ratio, 1 - 1 / self.ranking_ratio
         if self.pays:
-            return f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules ({self.population})"
+            whole = self.cwmp.whole / self.cwmp.kept
+            how = (
+                f", keeping {whole:.0%} of its entries in whole tensors by their dense kernels"
+                if whole > MOSTLY
+                else ""
+            )
+            return (
+                f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
+            )
         why = f"use Top-K: costs of entries spread {self.spread:.3g}x (coefficient of variation {self.variation:.2g}), and"
         if ranked < self.worthwhile <= saved:
             return (
