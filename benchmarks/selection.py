@@ -2,6 +2,7 @@
 
     python benchmarks/selection.py            # 11.2e6 entries in 62 cost classes, 1% and 10% budgets
     python benchmarks/selection.py --scaling  # 1e6 to 1e9 entries in one tensor, time per entry and extra memory
+    python benchmarks/selection.py --density  # costs that depend on density: curves of joules, as profiles give them
     python benchmarks/selection.py --device cuda
 
 The cases take turns, round after round, so that a busy machine slows all of them; a ratio is the median over the rounds of
@@ -46,11 +47,16 @@ def gradients(device: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     torch.manual_seed(0)
     found, costs = {}, {}
     for i, shape in enumerate(resnet18_shapes()):
-        size = torch.Size(shape).numel()
-        t = torch.randn(size) / (torch.randn(4, size).square().mean(0)).sqrt()
-        found[f"p{i}"] = (t * 10 ** float(torch.rand(()) - 1)).view(shape).to(device)
+        found[f"p{i}"] = heavy_tailed(shape).to(device)
         costs[f"p{i}"] = 1e-9 * 10 ** float(torch.rand(()))
     return found, costs
+
+
+def heavy_tailed(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a gradient of one layer, of a scale between 0.1 and 1."""
+    size = torch.Size(shape).numel()
+    t = torch.randn(size) / (torch.randn(4, size).square().mean(0)).sqrt()
+    return (t * 10 ** float(torch.rand(()) - 1)).view(shape)
 
 
 def timed(case: Callable[[], object], device: str) -> float:
@@ -189,9 +195,41 @@ def scaled(size: int) -> str:
     return f"| {size:.0e} | {update.density:.2%} | {1e3 * took:.1f} | {took / copied:.1f} | {1e9 * took / size:.2f} | {share:.1%} |"
 
 
+def density(rounds: int) -> None:
+    """Print what curves of joules cost beside costs per entry, on ResNet-18 with its real layer costs."""
+    from cwmp_costmodels.models import resnet18
+    from cwmp_costmodels.profile import load_profile
+    from cwmp_costmodels.scenario import Scenario
+
+    model = resnet18(10)
+    torch.manual_seed(0)
+    g = {name: heavy_tailed(tuple(p.shape)) for name, p in model.named_parameters()}
+    flat = torch.cat([x.view(-1) for x in g.values()])
+    other = torch.empty_like(flat)
+    for profile in ("two-class-10x", "simulated-board", "horowitz-45nm"):
+        costs = load_profile(profile).layer_costs(model, Scenario())
+        dense_j = costs.dense_j()
+        constant = {name: costs.entry_j(name, 0.01) for name in costs.names()}
+        print(f"\n{profile}: joules that depend on density\n\n| case | ms | x copy | rounds |\n|---|---|---|---|")
+        cases: dict[str, Callable[[], object]] = {"copy": lambda: other.copy_(flat)}
+        for fraction in (0.001, 0.01, 0.1):
+            whole = Selector(costs, budget_j=fraction * dense_j)
+            simple = Selector(constant, budget_fraction=fraction)
+            update = whole.select(g)
+            kept = sum(update.kept.values())
+            value = sum(float(v.double().square().sum()) for v in update.values.values())
+            missed = (
+                f", at most {(update.gap_bound or 0.0) / (value or 1.0):.2%} of the optimum missed" if value else ""
+            )
+            cases[f"{fraction:.1%}: curves ({kept:,} kept{missed})"] = lambda s=whole: s.select(g)  # type: ignore[misc]
+            cases[f"{fraction:.1%}: a cost per entry"] = lambda s=simple: s.select(g)  # type: ignore[misc]
+        table(cases, {"copy": rounds}, "cpu")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--density", action="store_true")
     parser.add_argument("--largest", type=float, default=1e9, help="largest number of entries with --scaling")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
@@ -199,6 +237,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, device {options.device}")
     if options.scaling:
         scaling([n for n in (10**6, 10**7, 10**8, 10**9) if n <= options.largest])
+        return
+    if options.density:
+        density(options.rounds)
         return
     for fraction in (0.01, 0.1):
         compare(fraction, options.device, options.rounds)
