@@ -132,6 +132,8 @@ def test_simulated_truths_are_complete_physical_and_plausible(name):
     levels = [level.name for level in profile.device.levels]
     expected = {"launch", "flop_float32", "flop_bfloat16", "elem_float32"}
     expected |= {f"{level}_{way}" for level in levels for way in ("read", "write", "line")}
+    if profile.device.info().processor_caches:
+        expected |= {"index", "div_float32"}
     assert set(profile.times) == expected
     assert set(profile.coefficients) == expected | {"static_power"}
     assert plausibility_warnings(profile) == []
