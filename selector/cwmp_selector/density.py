@@ -8,14 +8,14 @@ What the costs predict for the actual payload then steers the budget of the sear
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from cwmp_selector import candidates, payload
+from cwmp_selector import candidates, payload, rivals
 from cwmp_selector.candidates import Engine
 from cwmp_selector.costs import DensityCosts
 from cwmp_selector.curves import Curve, checked_entry_j, curve_of
@@ -37,9 +37,6 @@ LEAST = 0.9995
 
 ROOM = 0.999
 """Share of the budget below which tensors are deepened one by one at the end."""
-
-HOPE = 1.02
-"""What another rule is taken to spend, in budgets, when its value is guessed from above."""
 
 MARGIN = 2.0
 """What candidates must hold at first, in budgets."""
@@ -132,62 +129,14 @@ class DensitySolver(Stepped):
             return mine
         best, value = mine, self._norm(mine.positions)
         bound = value + (mine.gap_bound or 0.0)
-        for other in self._rivals(prefixes, budget, value):
+        for other in rivals.found(self, prefixes, budget, value):
             rival = self._norm(other.positions)
             if rival > value:
                 best, value = other, rival
         return Outcome(best.positions, mine.lambda_, max(bound - value, 0.0))
 
-    def _rivals(self, prefixes: Prefixes | None, budget: float, value: float) -> Iterator[Outcome]:
-        """Yield what the other rules find, unless it cannot keep more than `value`."""
-        by_sum = prefixes.with_power(1) if prefixes else None
-        if by_sum is None or self._hope_of_sum(by_sum, budget) > value:
-            yield self._as("cwmp-l1").searched(budget, by_sum)[0]
-        if prefixes is None or self._hope_of_top_k(prefixes, budget) > value:
-            yield self._as("top-k").ordered(budget)
-        if prefixes is None or self._hope_of_cheapest(prefixes, budget) > value:
-            yield self._as("cheapest").ordered(budget)
-
-    def _hope_of_sum(self, prefixes: Prefixes, budget: float) -> float:
-        """Return about the g^2 that "cwmp-l1" keeps within a budget, rather too much."""
-        spent = HOPE * budget
-        more, less = Search(self._as("cwmp-l1")._tradeoff(prefixes)).around(spent)  # noqa: SLF001 - its own kind
-        norms, squares = (self._norms / prefixes.unit) ** self.power, prefixes.with_power(self.power)
-        values = []
-        for found in (more, less):
-            value = squares.value(found.counts)
-            value[found.ran_out] = norms[found.ran_out]
-            values.append(float(value.sum()))
-        share = (spent - less.cost) / (more.cost - less.cost) if more.cost > less.cost else 0.0
-        return (values[1] + share * (values[0] - values[1])) * prefixes.unit**2
-
-    def _hope_of_top_k(self, prefixes: Prefixes, budget: float) -> float:
-        """Return at least the g^2 that Top-K keeps within a budget."""
-        tradeoff, low, high = self._tradeoff(prefixes), 0.0, 1.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            counts = prefixes.above(np.full(len(self.keys), middle))
-            low, high = (low, middle) if tradeoff.cost(counts) <= HOPE * budget else (middle, high)
-        counts = prefixes.above(np.full(len(self.keys), low))
-        hope = np.where(prefixes.floors > low, tradeoff.norms, prefixes.value(counts))
-        return float(hope.sum()) * prefixes.unit**2
-
-    def _hope_of_cheapest(self, prefixes: Prefixes, budget: float) -> float:
-        """Return at least the g^2 that is kept within a budget, the cheapest tensors first."""
-        tradeoff, left, hope = self._tradeoff(prefixes), HOPE * budget, 0.0
-        share = min(budget / max(self.dense_j, 1e-300), 1.0)
-        entry_j = self.entry_j(self.density_of((self.sizes * share).astype(np.int64)))
-        for place in np.argsort(entry_j, kind="stable").tolist():
-            count = tradeoff.most(place, left, anything=True)
-            found = min(count, int(tradeoff.available[place]))
-            beyond = (count - found) * prefixes.floors[place] ** 2
-            hope += min(float(prefixes.values[place][found]) + beyond, float(tradeoff.norms[place]))
-            left -= tradeoff.layer_j(place, count)
-            if count < self.sizes[place]:
-                break
-        return hope * prefixes.unit**2
-
-    def _as(self, rule: str) -> DensitySolver:
+    def as_rule(self, rule: str) -> DensitySolver:
+        """Return the same problem for another rule."""
         return DensitySolver(self.costs, self.layers, self.keys, rule, self.value_formats, self.engine)
 
     def at_lambda(self, lambda_: float, cap: float) -> Outcome:
@@ -198,7 +147,7 @@ class DensitySolver(Stepped):
         bits = candidates.layer_thresholds(1.0, 1.0 / least, [key.dtype for key in self.keys])
         prefixes = Prefixes(self.keys, bits, self.power, self.engine)
         while True:
-            found, _ = self._tradeoff(prefixes).at(lambda_ / prefixes.unit**self.power)
+            found, _ = self.tradeoff(prefixes).at(lambda_ / prefixes.unit**self.power)
             if not found.ran_out:
                 break
             prefixes = prefixes.deeper(found.ran_out)
@@ -223,7 +172,7 @@ class DensitySolver(Stepped):
 
     def _met(self, prefixes: Prefixes, budget: float) -> Outcome:
         """Steer the budget of the search until what the costs predict for the actual payload meets the true one."""
-        search, burst = Search(self._tradeoff(prefixes)), self.costs.burst_j()
+        search, burst = Search(self.tradeoff(prefixes)), self.costs.burst_j()
         scale = prefixes.unit**self.power
         state, price = search.solve(budget - burst)
         first, inner, low, high, best = state, budget, 0.0, math.inf, None
@@ -289,11 +238,12 @@ class DensitySolver(Stepped):
     def _all_curves(self) -> list[Curve | None]:
         return [curve_of(self.costs, layer.name) if layer.numel else None for layer in self.layers]
 
-    def _tradeoff(self, prefixes: Prefixes) -> Tradeoff:
-        return Tradeoff(prefixes, self._all_curves, (self._norms / prefixes.unit) ** self.power)
+    def tradeoff(self, prefixes: Prefixes) -> Tradeoff:
+        """Return candidates with the curves of their tensors."""
+        return Tradeoff(prefixes, self._all_curves, (self.norms / prefixes.unit) ** self.power)
 
     @cached_property
-    def _norms(self) -> FloatArray:
+    def norms(self) -> FloatArray:
         """Each layer's sum of magnitude^power over all entries, to the power 1 / power."""
         kind = torch.float64
         return np.array(
