@@ -25,7 +25,7 @@ from cwmp_selector.gradients import Layer
 from cwmp_selector.prefixes import Prefixes, TooShallowError, prefixes_for
 from cwmp_selector.quantize import VALUE_BYTES, quantize
 from cwmp_selector.search import Search, State
-from cwmp_selector.stepped import Outcome, Stepped
+from cwmp_selector.stepped import MARGIN, Outcome, Stepped
 from cwmp_selector.tradeoff import Tradeoff
 
 TURNS, MOST_TURNS = 6, 40
@@ -37,9 +37,6 @@ LEAST = 0.9995
 
 ROOM = 0.999
 """Share of the budget below which tensors are deepened one by one at the end."""
-
-MARGIN = 2.0
-"""What candidates must hold at first, in budgets."""
 
 TRIALS = 8
 """Tensors that are deepened one by one at the end, where something of a budget is left."""

@@ -28,6 +28,11 @@ def check_rule(rule: str) -> None:
         raise SelectionError(f"rule {rule!r} is unknown: use one of {', '.join(RULES)}")
 
 
+def weighs(rule: str) -> bool:
+    """Return whether the rule's score depends on costs."""
+    return rule in ("cwmp", "cwmp-l1")
+
+
 def weights_of(rule: str, costs: Sequence[Cost]) -> tuple[list[Cost], float]:
     """Return each layer's weight for the score, scaled so that the largest is 1, and the factor taken out.
 
@@ -35,7 +40,7 @@ def weights_of(rule: str, costs: Sequence[Cost]) -> tuple[list[Cost], float]:
         rule: "cwmp" or "cwmp-l1" use the costs; the others rank by the key alone.
         costs: Checked costs, positive.
     """
-    if rule not in ("cwmp", "cwmp-l1"):
+    if not weighs(rule):
         return [1.0] * len(costs), 1.0
     least = min((float(c.min()) if isinstance(c, torch.Tensor) else c for c in costs if not _empty(c)), default=1.0)
     if rule == "cwmp":

@@ -28,6 +28,9 @@ SETTLED = 0.005
 
 ROUNDS = 24
 
+MARGIN = 2.0
+"""What candidates must hold at first, in budgets."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -99,16 +102,42 @@ class Stepped(ABC):
     def counted(self, k: int) -> Outcome:
         """Return the k entries of highest score, at costs that agree with the choice."""
         entry_j = self.entry_j(self.density_of(self.sizes.astype(np.float64) * (k / max(int(self.sizes.sum()), 1))))
+        if rules.weighs(self.rule):
+            entry_j = self._agreed(entry_j, k)
+        choice = select_by_layer(
+            self.keys, self.weights(entry_j), np.ones(len(self.keys)), float(k), engine=self.engine
+        )
+        return Outcome(choice.positions, gap_bound=0.0 if self.rule == "top-k" else None)
+
+    def _agreed(self, entry_j: FloatArray, k: int) -> FloatArray:
+        """Return costs per entry that agree with the k entries that they choose, as far as such can be found."""
+        weights = self.weights(entry_j)
+        prefixes = prefixes_for(
+            self.keys, weights, np.ones(len(self.keys)), MARGIN * k, power=self.power, engine=self.engine
+        )
         for _ in range(ROUNDS):
-            choice = select_by_layer(
-                self.keys, self.weights(entry_j), np.ones(len(self.keys)), float(k), engine=self.engine
-            )
-            counts = np.array([where.numel() for where in choice.positions])
+            weights = self.weights(entry_j)
+            while True:
+                score = self._score_of(prefixes, weights, k)
+                short = np.flatnonzero(prefixes.floors * weights > score)
+                if not short.size:
+                    break
+                prefixes = prefixes.deeper(short.tolist())
+            counts = prefixes.above(score / weights)
             after = self.entry_j(self.density_of(counts))
             if self.settled(entry_j, after, counts):
                 break
             entry_j = np.sqrt(entry_j * after)
-        return Outcome(choice.positions, gap_bound=0.0 if self.rule == "top-k" else None)
+        return entry_j
+
+    @staticmethod
+    def _score_of(prefixes: Prefixes, weights: FloatArray, k: int) -> float:
+        """Return the score (of magnitudes in units) that about k candidates exceed."""
+        low, high = 1e-40 * float(weights.max()), float(weights.max())
+        while high > low * (1 + 1e-6):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if int(prefixes.above(middle / weights).sum()) > k else (low, middle)
+        return low
 
     def at_lambda(self, lambda_: float, cap: float) -> Outcome:
         """Return what is worth lambda at costs that agree with the choice; within `cap` joules."""
@@ -144,7 +173,7 @@ class Stepped(ABC):
         places = list(range(len(self.keys)))
         if self.rule == "cheapest":
             base, places = self._tiers(entry_j, budget)
-        keys, costs, margin = [self.keys[p] for p in places], entry_j[places], 2.0
+        keys, costs, margin = [self.keys[p] for p in places], entry_j[places], MARGIN
         left = max(budget - self.total_j(base), 1e-9 * float(self.sizes[places] @ costs))
         while True:
             prefixes = prefixes_for(
