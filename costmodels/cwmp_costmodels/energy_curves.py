@@ -84,6 +84,8 @@ class EnergyCurves:
             tensor.dtype,
             layer.level,
             layer.receiver_level,
+            tuple((layer.shares or {}).items()),
+            tuple((layer.receiver_shares or {}).items()),
             layer.gradient_flops,
         )
         known = self._known.setdefault((*alike, str(layer.factors), str(layer.receiver_factors)), {})

@@ -199,12 +199,21 @@ class ClientEnergy:
         Traffic of activations and weights inside forward and backward passes is not counted: it is the same for all rules.
         """
         counts: Counts = {"flop_float32": self._flops_per_image * work.images}
+        optimizer = cast("Optimizer", self._config.optimizer)
         for name, layer in self.costs.layers.items():
             size, width = layer.tensor.numel, layer.tensor.entry_bytes
-            counts = add(counts, stream(layer.level, written_bytes=work.received.get(name, size) * width))
-            if not self._config.sparse_step:
-                step = dense_update(size, layer.level, cast("Optimizer", self._config.optimizer), entry_bytes=width)
-                counts = add(counts, scale(step, work.steps))
+            for level, share in (layer.shares or {layer.level: 1.0}).items():
+                received = stream(level, written_bytes=work.received.get(name, size) * width)
+                counts = add(counts, scale(received, share))
+                if not self._config.sparse_step:
+                    step = dense_update(
+                        size,
+                        level,
+                        optimizer,
+                        entry_bytes=width,
+                        processor_caches=self.profile.device.info().processor_caches,
+                    )
+                    counts = add(counts, scale(step, work.steps * share))
         return counts
 
     def _radio_joules(self, work: Work) -> tuple[float, float, float]:
