@@ -122,7 +122,7 @@ class DensitySolver(Stepped):
     def solve(self, budget: float) -> Outcome:
         """Return the best choice found within a budget; for "cwmp" at least as good as what every other rule finds."""
         mine, prefixes = self.searched(budget, None)
-        if self.rule != "cwmp":
+        if self.rule != "cwmp" or self._too_little(budget):
             return mine
         best, value = mine, self._norm(mine.positions)
         bound = value + (mine.gap_bound or 0.0)
@@ -172,6 +172,9 @@ class DensitySolver(Stepped):
         search, burst = Search(self.tradeoff(prefixes)), self.costs.burst_j()
         scale = prefixes.unit**self.power
         state, price = search.solve(budget - burst)
+        if self._too_little(budget):
+            gap = 0.0 if self._bits_are_free else search.bound(budget - burst) * scale
+            return Outcome([key[:0].long() for key in self.keys], price * scale, gap)
         first, inner, low, high, best = state, budget, 0.0, math.inf, None
         for turn in range(MOST_TURNS):
             positions = prefixes.positions(state.counts)
@@ -198,6 +201,11 @@ class DensitySolver(Stepped):
             state, positions = self._topped_up(prefixes, state, positions, budget)
         bound = search.bound(self._limit(state, positions, budget) - burst)
         return Outcome(positions, price * scale, max(bound - state.value, 0.0) * scale)
+
+    def _too_little(self, budget: float) -> bool:
+        """Return whether nothing at all can be kept; where bits cost, half of what the curves say might do."""
+        least = min((float(c.joules.min()) + c.fixed_j for c in self._all_curves if c), default=0.0)
+        return least + self.costs.burst_j() > budget * (1.0 if self._bits_are_free else 2.0)
 
     def _limit(self, state: State, positions: Sequence[torch.Tensor], budget: float) -> float:
         """Return the budget that the certificate is for: raised as far as the payload takes fewer bits than modelled."""
