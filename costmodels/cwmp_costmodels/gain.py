@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cwmp_costmodels.layers import LayerCosts
 
 WORTHWHILE = 0.02
+NARROW = 1.5
+"""Spread of costs per entry below which a gain needs another explanation."""
+
 MOSTLY = 0.5
 """Share of the entries kept in whole tensors from which the verdict says so: it is what saves, however like costs of entries are."""
 
@@ -79,11 +82,10 @@ class Gain:
         saved, ranked = 1 - 1 / self.energy_ratio, 1 - 1 / self.ranking_ratio
         if self.pays:
             whole = self.cwmp.whole / self.cwmp.kept
-            how = (
-                f", keeping {whole:.0%} of its entries in whole tensors by their dense kernels"
-                if whole > MOSTLY
-                else ""
-            )
+            how = ""
+            if whole > MOSTLY:
+                only = f", though costs of entries spread only {self.spread:.3g}x," if self.spread < NARROW else ""
+                how = f"{only} by keeping {whole:.0%} of its entries in whole tensors, whose dense kernels are cheaper"
             return (
                 f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
             )
