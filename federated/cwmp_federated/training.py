@@ -288,8 +288,10 @@ def run_training(
         CwmpError: If data, profile or folder cannot be used, or no client could train.
     """
     from cwmp_federated.client_app import app
+    from cwmp_selector import fast
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    fast.load()
     setup = make_setup(config)
     for profile in dict.fromkeys(setup.profiles):
         setup.energy(profile)

@@ -195,6 +195,17 @@ def available() -> bool:
     return find_spec("numba") is not None
 
 
+def load() -> bool:
+    """Import Numba where it is installed, so that "auto" takes it for small tensors too: a long run earns that back.
+
+    Returns:
+        Whether it is installed.
+    """
+    if available():
+        import numba  # noqa: F401
+    return available()
+
+
 class NumbaEngine(Engine):
     """The three passes over candidates, compiled."""
 
