@@ -8,7 +8,7 @@ is the compiled one for the CPU, with the same answers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -41,6 +41,12 @@ DEVIATIONS = 4.0
 
 _BIN_SHIFT = 46
 """Bits of a score that the bracket does not see: it tells scores apart that differ by 1.6%."""
+
+RANK_BITS = 12
+"""Scores are put in at most two to this power ranks."""
+
+FIRST_PART = 1 << 10
+"""Scores sorted at first."""
 
 LEAST_SAMPLE = 16
 """Entries sampled from each layer at least, so that no layer is overlooked."""
@@ -157,6 +163,31 @@ def falling(scores: FloatArray) -> IntArray:
         tied = np.flatnonzero(np.concatenate([~first[1:], [False]]) | ~first)
         order[tied] = order[tied][np.lexsort((order[tied], np.cumsum(first)[tied]))]
     return order
+
+
+class Ranks:
+    """Scores in some thousands of ranks, so that only the part that decides need be sorted.
+
+    Attributes:
+        of: Rank of each score; 0 holds the highest.
+    """
+
+    def __init__(self, scores: FloatArray) -> None:
+        self._scores = scores
+        # The bits of a float64 that is not negative order it.
+        bits = scores.view(np.int64)
+        highest, lowest = (int(bits.max()), int(bits.min())) if bits.size else (0, 0)
+        self.of: IntArray = (highest - bits) >> max((highest - lowest).bit_length() - RANK_BITS, 0)
+
+    def falling(self, first: int) -> Iterator[IntArray]:
+        """Yield the places of the scores from a rank on, by falling score and equal ones by place, in growing parts."""
+        held = np.cumsum(np.bincount(self.of, minlength=1))
+        done, part = int(held[first - 1]) if first else 0, FIRST_PART
+        while done < self._scores.size:
+            last = int(np.searchsorted(held, min(done + part, self._scores.size)))
+            places = np.flatnonzero((self.of >= first) & (self.of <= last))
+            yield places[falling(self._scores[places])]
+            first, done, part = last + 1, int(held[last]), 8 * part
 
 
 def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float, float]:

@@ -27,11 +27,11 @@ SMALL = 1 << 16
 _BLOCK = 32
 """Entries compared together, into the bits of one word; only the bits that are set are looked at again."""
 
-_SPREAD = 0x077CB531
+SPREAD = 0x077CB531
 """A de Bruijn number: its multiples by powers of two differ in their first five bits, which tell the power."""
 
-_PLACES = np.empty(32, dtype=np.int64)
-_PLACES[[(_SPREAD << place & 0xFFFFFFFF) >> 27 for place in range(32)]] = np.arange(32)
+PLACES = np.empty(32, dtype=np.int64)
+PLACES[[(SPREAD << place & 0xFFFFFFFF) >> 27 for place in range(32)]] = np.arange(32)
 
 Bits = npt.NDArray[Any]
 Task = tuple[int, int]
@@ -56,7 +56,7 @@ def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept:
         left = np.uint32(hits)
         while left:
             fewer = np.uint32(left & (left - np.uint32(1)))
-            i = block + _PLACES[np.uint32((left ^ fewer) * np.uint32(_SPREAD)) >> np.uint32(27)]
+            i = block + PLACES[np.uint32((left ^ fewer) * np.uint32(SPREAD)) >> np.uint32(27)]
             positions[count] = start + i
             kept[count] = bits[i]
             count += 1
@@ -104,78 +104,8 @@ def _add(target: Any, addend: Any) -> int:
     return 0
 
 
-def _rice_encode(indices: Any, parameter: int, unary: Any, low: Any) -> int:
-    """Set the bits of both halves in zeroed bytes; return the bytes of the low half."""
-    at, previous, waiting, filled, written = 0, -1, 0, 0, 0
-    mask = (1 << parameter) - 1
-    for i in range(indices.size):
-        gap = indices[i] - previous - 1
-        previous = indices[i]
-        at += gap >> parameter
-        unary[at >> 3] |= 1 << (at & 7)
-        at += 1
-        waiting |= (gap & mask) << filled
-        filled += parameter
-        while filled >= 8:
-            low[written] = waiting & 255
-            written += 1
-            waiting >>= 8
-            filled -= 8
-    if filled:
-        low[written] = waiting & 255
-        written += 1
-    return written
-
-
-def _rice_decode(unary: Any, low: Any, parameter: int, entries: int, positions: Any) -> int:
-    """Write the positions; return how many, or -1 if the code is not canonical for that many entries below `entries`."""
-    count, last, position, filled, read = 0, -1, -1, 0, 0
-    waiting: Any = 0
-    mask = (1 << parameter) - 1
-    for first in range(0, unary.size, 4):
-        left = np.uint32(0)
-        for i in range(min(4, unary.size - first)):
-            left = np.uint32(left | (np.uint32(unary[first + i]) << np.uint32(8 * i)))
-        while left:
-            if count == positions.size:
-                return -1
-            fewer = np.uint32(left & (left - np.uint32(1)))
-            at = 8 * first + _PLACES[np.uint32((left ^ fewer) * np.uint32(_SPREAD)) >> np.uint32(27)]
-            left = fewer
-            while filled < parameter:
-                waiting |= np.int64(low[read]) << filled
-                read += 1
-                filled += 8
-            position += (((at - last - 1) << parameter) | (waiting & mask)) + 1
-            last = at
-            waiting >>= parameter
-            filled -= parameter
-            if position >= entries:
-                return -1
-            positions[count] = position
-            count += 1
-    if waiting or unary.size == 0 or unary[-1] == 0:
-        return -1
-    return count
-
-
-def rice_encode(indices: IntArray, parameter: int, unary_bytes: int, low_bytes: int) -> bytes:
-    """Return both halves of the Rice code of ascending positions."""
-    code = np.zeros(unary_bytes + low_bytes, dtype=np.uint8)
-    _compiled(_rice_encode)(indices, parameter, code[:unary_bytes], code[unary_bytes:])
-    return code.tobytes()
-
-
-def rice_decode(unary: memoryview, low: memoryview, count: int, parameter: int, entries: int) -> IntArray | None:
-    """Return the positions of a Rice code, or None if it is not the canonical code of `count` positions below `entries`."""
-    positions = np.empty(count, dtype=np.int64)
-    arrays = np.frombuffer(unary, dtype=np.uint8), np.frombuffer(low, dtype=np.uint8)
-    found = _compiled(_rice_decode)(*arrays, parameter, entries, positions)
-    return positions if found == count else None
-
-
 @cache
-def _compiled(function: Callable[..., int]) -> Callable[..., int]:
+def compiled(function: Callable[..., int]) -> Callable[..., int]:
     import numba
 
     try:
@@ -218,7 +148,7 @@ class NumbaEngine(Engine):
             mine = [parts[place, start] for start in range(0, view.size, TASK)]
             positions = np.concatenate([p for p, _ in mine]) if mine else np.empty(0, np.int64)
             bits = np.concatenate([b for _, b in mine]) if mine else np.empty(0, view.dtype)
-            if _compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
+            if compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
                 raise NonFiniteError(place)
             found.append((torch.from_numpy(positions), _values(bits, flat.dtype)))
         return found
@@ -227,19 +157,19 @@ class NumbaEngine(Engine):
         """Return the number above and the magnitude bits below `sure`; see `Engine.split`."""
         bits = _bits(found[1])
         others = np.empty(bits.size + 1, bits.dtype)
-        count = _compiled(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
+        count = compiled(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
         return bits.size - count, others[:count].view(_SIGNED[others.dtype])
 
     def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
         """Return the candidates to keep, in the memory of `found`, which is used up; see `Engine.keep`."""
         bits = _bits(found[1])
         # One place more, because the kernel looks at `taken` before it knows whether there is another.
-        count = _compiled(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
+        count = compiled(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
         return found[0][:count], found[1][:count]
 
     def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
         """Return a loop over NumPy arrays, compiled."""
-        return _compiled(function)
+        return compiled(function)
 
 
 def _bits(flat: torch.Tensor) -> Bits:
@@ -257,7 +187,7 @@ def _mask(bits: Bits) -> Any:
 
 def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[Task, tuple[Bits, Bits]]:
     """Return positions and bits of the candidates of every task, by layer and start."""
-    kernel = _compiled(_extract)
+    kernel = compiled(_extract)
     results: dict[Task, tuple[Bits, Bits]] = {}
 
     def work(queue: Iterator[Task]) -> None:
@@ -282,7 +212,7 @@ def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tens
         residuals: Flat CPU tensors, float32 or float64.
         gradients: Flat CPU tensors of the same sizes and dtypes.
     """
-    largest, add = _compiled(_largest), _compiled(_add)
+    largest, add = compiled(_largest), compiled(_add)
     views = [_bits(gradient) for gradient in gradients]
     bad: list[int] = []
 

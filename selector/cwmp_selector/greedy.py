@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cwmp_selector import candidates
-from cwmp_selector.candidates import Engine, Found, NonFiniteError
+from cwmp_selector.candidates import Engine, Found, NonFiniteError, Ranks
 from cwmp_selector.costs import total
 from cwmp_selector.floats import INF_BITS, BoolArray, FloatArray, IntArray, from_bits
 
@@ -168,17 +168,14 @@ class _Greedy:
         )
         layer = np.repeat(np.array(active), [bits.size for _, bits in split])
         self.sure = dict(zip(active, [number for number, _ in split], strict=True))
-        order = candidates.falling(score)
         taken = np.zeros(score.size, dtype=bool)
-        length = self._prefix(layer[order], counts)
-        if length == order.size and not exhausted:
+        done = self._take(active, score, layer, counts, taken)
+        if done is None and not exhausted:
             return None
-        taken[order[:length]] = True
-        counts += np.bincount(layer[order[:length]], minlength=counts.size)
         if self.break_score is None:
-            self.break_score = float(score[order[length]]) if length < order.size else 0.0
-        spent = total(self.prices, counts.tolist())
-        open_layers = self._fill(active, order[length:], layer, counts, taken)
+            self.break_score = done[0] if done else 0.0
+        spent = done[1] if done else total(self.prices, counts.tolist())
+        open_layers = done[2] if done else self._open(active, counts)
         self.counts = counts
         fillers = taken & (score < self.break_score)
         self.filler[active] = 0.0
@@ -186,6 +183,43 @@ class _Greedy:
         self._keep(active, found, sure_bits, taken)
         remaining = [] if exhausted else [p for p in open_layers if counts[p] < self.keys[p].numel()]
         return spent, remaining
+
+    def _take(
+        self, active: list[int], score: FloatArray, layer: IntArray, counts: IntArray, taken: BoolArray
+    ) -> tuple[float, float, list[int]] | None:
+        """Take by falling score what fits, then whatever else still fits; None if everything does.
+
+        Returns:
+            Score of the first that did not fit, the cost before it, and the layers that are open at the end.
+        """
+        ranks, end = Ranks(score), None
+        first = self._sure_ranks(ranks, layer, counts)
+        if first:
+            taken[ranks.of < first] = True
+            counts += np.bincount(layer[taken], minlength=counts.size)
+        for order in ranks.falling(first):
+            length = 0
+            if end is None:
+                length = self._prefix(layer[order], counts)
+                taken[order[:length]] = True
+                counts += np.bincount(layer[order[:length]], minlength=counts.size)
+                if length == order.size:
+                    continue
+                end = float(score[order[length]]), total(self.prices, counts.tolist())
+            open_layers = self._fill(active, order[length:], layer, counts, taken)
+            if not open_layers:
+                break
+        return None if end is None else (*end, open_layers)
+
+    def _sure_ranks(self, ranks: Ranks, layer: IntArray, counts: IntArray) -> int:
+        """Return how many of the highest ranks fit on top of `counts` for sure, whatever the order within them."""
+        spent = np.cumsum(np.bincount(ranks.of, self.costs[layer]))
+        left = self.budget - total(self.prices, counts.tolist())
+        # One rank less, because sums round.
+        fits = int(np.searchsorted(spent, left, side="right")) - 1
+        if fits <= 0:
+            return 0
+        return fits if self.fits(counts + np.bincount(layer[ranks.of < fits], minlength=counts.size)) else 0
 
     def _prefix(self, layer: IntArray, counts: IntArray) -> int:
         """Return how many entries, given by their layers in order, fit on top of `counts`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cwmp_selector import fast
+from cwmp_selector import fast, fast_rice
 from cwmp_selector.errors import PayloadError
 from cwmp_selector.floats import IntArray
 
@@ -57,7 +57,7 @@ def rice_bytes(count: int, parameter: int, unary_bits: int) -> tuple[int, int]:
 def encode_rice(indices: IntArray, parameter: int, unary_bits: int) -> bytes:
     """Return both halves of the Rice code of ascending positions, at least one."""
     if indices.size >= COMPILED and fast.available():
-        return fast.rice_encode(indices, parameter, *rice_bytes(indices.size, parameter, unary_bits))
+        return fast_rice.rice_encode(indices, parameter, *rice_bytes(indices.size, parameter, unary_bits))
     gaps = gaps_of(indices)
     ends = np.cumsum((gaps >> parameter) + 1) - 1
     unary = np.zeros(unary_bits, dtype=np.uint8)
@@ -77,7 +77,7 @@ def decode_rice(unary: memoryview, low: memoryview, count: int, parameter: int, 
         PayloadError: If the code is not the canonical code of `count` positions below `entries`.
     """
     if count >= COMPILED and fast.available():
-        found = fast.rice_decode(unary, low, count, parameter, entries)
+        found = fast_rice.rice_decode(unary, low, count, parameter, entries)
         if found is not None:
             return found
         # The plain way below finds out what is wrong, and says so.
