@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from cwmp_selector.candidates import Engine, Found, NonFiniteError
-from cwmp_selector.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray, IntArray
+from cwmp_selector.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray
 
 TASK = 1 << 18
 """Entries handed to a thread at a time."""
@@ -106,6 +106,7 @@ def _add(target: Any, addend: Any) -> int:
 
 @cache
 def compiled(function: Callable[..., int]) -> Callable[..., int]:
+    """Return a loop over NumPy arrays as machine code that releases the interpreter lock; kept on disk where that can be."""
     import numba
 
     try:

@@ -421,7 +421,7 @@ def test_read_only_installation_compiles_without_a_cache(monkeypatch):
         return real(*functions, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    kernel = fast._compiled.__wrapped__(fast._largest)
+    kernel = fast.compiled.__wrapped__(fast._largest)
     assert kernel(np.array([3, 9, 5], dtype=np.uint32), np.uint32(0x7FFFFFFF)) == 9
 
 
