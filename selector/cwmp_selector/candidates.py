@@ -177,7 +177,9 @@ class Ranks:
         # The bits of a float64 that is not negative order it.
         bits = scores.view(np.int64)
         highest, lowest = (int(bits.max()), int(bits.min())) if bits.size else (0, 0)
-        self.of: IntArray = (highest - bits) >> max((highest - lowest).bit_length() - RANK_BITS, 0)
+        of = highest - bits
+        of >>= max((highest - lowest).bit_length() - RANK_BITS, 0)
+        self.of = of.astype(np.int16)
 
     def falling(self, first: int) -> Iterator[IntArray]:
         """Yield the places of the scores from a rank on, by falling score and equal ones by place, in growing parts."""

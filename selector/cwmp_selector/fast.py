@@ -146,7 +146,7 @@ class NumbaEngine(Engine):
         parts = _run(views, thresholds)
         found: list[Found] = []
         for place, (flat, view) in enumerate(zip(flats, views, strict=True)):
-            mine = [parts[place, start] for start in range(0, view.size, TASK)]
+            mine = [parts.pop((place, start)) for start in range(0, view.size, TASK)]
             positions = np.concatenate([p for p, _ in mine]) if mine else np.empty(0, np.int64)
             bits = np.concatenate([b for _, b in mine]) if mine else np.empty(0, view.dtype)
             if compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
