@@ -5,6 +5,7 @@ Where CWMP_SKIPS_ALLOWED names a file of regular expressions, a skipped test who
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("FLWR_TELEMETRY_ENABLED",):
     os.environ[name] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+# A shell starts background jobs with Ctrl-C ignored, and programs that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _skipped: list[tuple[str, str]] = []
 
