@@ -50,7 +50,7 @@ def _head(folder: Path) -> list[str]:
     return [
         "# CWMP beside Top-K on non-IID Fashion-MNIST",
         "",
-        "    python benchmarks/federated_fashion.py -o results",
+        "    python benchmarks/federated_fashion.py -o results --extras",
         "    python benchmarks/federated_results.py results -o docs/results.md",
         "",
         (
@@ -100,7 +100,39 @@ def _scenario(fashion, options: argparse.Namespace, name: str, profile: str, rad
     plot_frontier(main_points, picture, title=f"Fashion-MNIST, Dirichlet 0.5, 10 clients\n{words}")
     lines += ["", f"![frontier](img/{picture.name})", "", *_table(result), "", *_verdict(result)]
     predicted = _predicted(fashion, profile, radio, [row["budget"] for row in result["equal_energy"]])
-    return [*lines, *_joules(result), "", predicted]
+    return [*lines, *_joules(result), "", predicted, *_extras(points, whole)]
+
+
+def _extras(points: list[dict], seeds: list[int]) -> list[str]:
+    """Return the runs of --extras as a table: other rules, no error feedback, equal numbers of entries."""
+    groups: dict[tuple[str, str, bool], list[dict]] = {}
+    for p in points:
+        config = p["config"]
+        if config["seed"] in seeds and config["rule"] != "dense":
+            groups.setdefault((config["budget"], config["rule"], config["error_feedback"]), []).append(p)
+    main = {key for key in groups if key[1] in ("cwmp", "top-k") and key[2] and not key[0].startswith("k=")}
+    others = {budget for budget, _, _ in groups.keys() - main}
+    if not others:
+        return []
+    lines = [
+        "",
+        "Other rules, without error feedback, and at equal numbers of entries (`--extras`); means over the seeds:",
+        "",
+        "| budget | rule | error feedback | accuracy | update joules | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (budget, rule, feedback), found in sorted(groups.items(), key=_by_budget):
+        if budget in others:
+            accuracy, joules = (statistics.fmean(p[what] for p in found) for what in ("accuracy", "update_j"))
+            lines.append(
+                f"| {budget} | {rule} | {'on' if feedback else 'off'} | {accuracy:.3f} | {joules:.2e} | {len(found)} |"
+            )
+    return lines
+
+
+def _by_budget(group: tuple[tuple[str, str, bool], list[dict]]) -> tuple:
+    (budget, rule, feedback), _ = group
+    return budget.startswith("k="), float(budget.removeprefix("k=").removesuffix("%")), not feedback, rule
 
 
 def _predicted(fashion, profile: str, radio: str, budgets: list[str]) -> str:
