@@ -138,6 +138,10 @@ class LayerCost:
             updates.append((scenario.receivers, self.receiver_factors[mode], theirs))
         return updates
 
+    def dense_step_counts(self, optimizer: Optimizer) -> Counts:
+        """Return what one dense step of an optimiser on this tensor does: operator calls, bytes and operations by name."""
+        return self._counts(self.tensor.numel, self.shares or {self.level: 1.0}, optimizer, None)
+
     def _counts(
         self, kept: float, shares: Mapping[str, float], optimizer: Optimizer, temporaries_of: float | None
     ) -> Counts:

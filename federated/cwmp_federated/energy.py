@@ -23,7 +23,7 @@ from cwmp_costmodels.radio import Planned, Radio, load_radio, schedule_energy
 from cwmp_costmodels.scenario import Scenario
 from cwmp_federated.config import RunConfig
 from cwmp_federated.learning import parameter_shapes
-from cwmp_profiler.counts import Counts, Optimizer, add, dense_update, scale, stream
+from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.update import SparseUpdate
 
@@ -202,18 +202,11 @@ class ClientEnergy:
         optimizer = cast("Optimizer", self._config.optimizer)
         for name, layer in self.costs.layers.items():
             size, width = layer.tensor.numel, layer.tensor.entry_bytes
+            received = work.received.get(name, size) * width
             for level, share in (layer.shares or {layer.level: 1.0}).items():
-                received = stream(level, written_bytes=work.received.get(name, size) * width)
-                counts = add(counts, scale(received, share))
-                if not self._config.sparse_step:
-                    step = dense_update(
-                        size,
-                        level,
-                        optimizer,
-                        entry_bytes=width,
-                        processor_caches=self.profile.device.info().processor_caches,
-                    )
-                    counts = add(counts, scale(step, work.steps * share))
+                counts = add(counts, stream(level, written_bytes=received * share))
+            if not self._config.sparse_step:
+                counts = add(counts, scale(layer.dense_step_counts(optimizer), work.steps))
         return counts
 
     def _radio_joules(self, work: Work) -> tuple[float, float, float]:

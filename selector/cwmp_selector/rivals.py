@@ -22,7 +22,14 @@ HOPE = 1.02
 
 
 def found(solver: DensitySolver, prefixes: Prefixes | None, budget: float, value: float) -> Iterator[Outcome]:
-    """Yield what the other rules find, unless it cannot keep more than `value`."""
+    """Yield what the other rules find, unless it cannot keep more than `value`.
+
+    Args:
+        solver: The problem, with its rule "cwmp".
+        prefixes: Candidates that its search ended with; None searches every rule.
+        budget: Joules.
+        value: Sum of g^2 that is kept already.
+    """
     by_sum = prefixes.with_power(1) if prefixes else None
     if by_sum is None or _hope_of_sum(solver, by_sum, budget) > value:
         yield solver.as_rule("cwmp-l1").searched(budget, by_sum)[0]
