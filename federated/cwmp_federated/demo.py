@@ -33,7 +33,7 @@ def run_demo(out_dir: Path, profile: Path, progress: Say | None = None) -> list[
     """
     say = progress or _print
     base = RunConfig(profile=str(profile), dataset="digits", model="mlp", rounds=8, residency="tensor")
-    sweep = Sweep(base=base, budgets=BUDGETS, rules=("cwmp", "top-k"), seeds=(0, 1))
+    sweep = Sweep(base=base, budgets=BUDGETS, rules=("cwmp", "top-k"), seeds=(0, 1, 2, 3))
     points_file = out_dir / "points.jsonl"
     points_file.unlink(missing_ok=True)
 

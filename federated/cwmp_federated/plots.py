@@ -64,6 +64,9 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
     seeds = len({p["config"]["seed"] for p in points})
     upper.set(xscale="log", ylabel="test accuracy", title=title)
     upper.legend(frameon=False)
+    # The interval of a few seeds may leave what an accuracy can be.
+    low, high = upper.get_ylim()
+    upper.set_ylim(max(low, 0.0), min(high, 1.0))
     lower.set(ylabel="gain", xlabel=f"joules of writing and sending updates, whole run ({provenance} profile)")
     lower.legend(frameon=False, fontsize="small")
     for axes in (upper, lower):
