@@ -19,10 +19,10 @@ import sys
 import time
 from pathlib import Path
 
-from cwmp_federated.config import RunConfig
-from cwmp_federated.plots import plot_frontier
-from cwmp_federated.report import analyse, to_csv
-from cwmp_federated.sweep import Sweep, run_sweep
+from cwmp_federated.records.config import RunConfig
+from cwmp_federated.sweep.plots import plot_frontier
+from cwmp_federated.sweep.report import analyse, to_csv
+from cwmp_federated.sweep.runs import Sweep, run_sweep
 
 BUDGETS = ("0.03%", "0.1%", "0.3%", "1%", "3%", "10%")
 SCENARIOS = {

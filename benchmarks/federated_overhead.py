@@ -25,10 +25,12 @@ from typing import Any
 import torch
 from flwr.serverapp.strategy import FedAvg
 
-from cwmp_federated import client_app, mod, training
-from cwmp_federated.admission import Gate
-from cwmp_federated.config import RunConfig
-from cwmp_federated.strategy import CwmpStrategy
+from cwmp_federated import training
+from cwmp_federated.client import app as client_app
+from cwmp_federated.client import mod
+from cwmp_federated.records.config import RunConfig
+from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.strategy import CwmpStrategy
 from cwmp_federated.training import RunResult, run_training
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cwmp_costmodels.fit import fit_sessions
-from cwmp_costmodels.profile import load_profile
-from cwmp_costmodels.schema import Profile
-from cwmp_costmodels.truth import physics_of
+from cwmp_costmodels.fit.sessions import fit_sessions
+from cwmp_costmodels.profile.files import load_profile
+from cwmp_costmodels.profile.schema import Profile
+from cwmp_costmodels.simulation.truth import physics_of
 from cwmp_profiler.devices.simulated import Distortion, SimulatedDevice
-from cwmp_profiler.measurements import Measurements
-from cwmp_profiler.plan import make_plan
-from cwmp_profiler.session import Session
+from cwmp_profiler.sessions.measurements import Measurements
+from cwmp_profiler.sessions.plan import make_plan
+from cwmp_profiler.sessions.session import Session
 from cwmp_profiler.workloads import WORKLOADS
 
 TRUTHS = ("simulated-board", "simulated-gpu", "simulated-server")

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 import cwmp
-from cwmp_costmodels.distributions import fit_generalized_gaussian
 from cwmp_costmodels.errors import ScenarioError
-from cwmp_costmodels.models import cnn
-from cwmp_costmodels.schema import Coefficient, LayerCoefficient
+from cwmp_costmodels.gain.distributions import fit_generalized_gaussian
+from cwmp_costmodels.networks.builtin import cnn
+from cwmp_costmodels.profile.schema import Coefficient, LayerCoefficient
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FRACTIONS = (0.01, 0.05, 0.2, 0.5)

@@ -57,7 +57,7 @@ def find_gpu() -> str:
 
     from cwmp_profiler.errors import MeterError
     from cwmp_profiler.meters.base import MeterContext
-    from cwmp_profiler.meters.nvml import Factory
+    from cwmp_profiler.meters.nvidia.nvml import Factory
 
     if not torch.cuda.is_available():
         stop("no NVIDIA GPU that torch can use is at hand; try --rehearse")
@@ -72,10 +72,10 @@ def observe_meter() -> dict[str, Any]:
     """Print what the sensors are like and how counter and power disagree; return it."""
     import torch
 
-    from cwmp_profiler.meter_probe import cuda_load, probe_meter
+    from cwmp_profiler.joules.probe import cuda_load, probe_meter
     from cwmp_profiler.meters.base import MeterContext
-    from cwmp_profiler.meters.nvml import Factory
-    from cwmp_profiler.meters.nvml_window import compare_counter_and_power
+    from cwmp_profiler.meters.nvidia.nvml import Factory
+    from cwmp_profiler.meters.nvidia.window import compare_counter_and_power
 
     context = MeterContext(options={"nvml": {"power": "also"}})
     with Factory().open_for(context, "cuda") as meter:

@@ -32,7 +32,7 @@ from scripted.powercap_tree import Zone  # noqa: E402
 from scripted.scenarios import BY_NAME, SCENARIOS, Scenario  # noqa: E402
 
 from cwmp_cli.app import main as cwmp_profile  # noqa: E402
-from cwmp_profiler.measurements import read_measurements  # noqa: E402
+from cwmp_profiler.sessions.measurements import read_measurements  # noqa: E402
 
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
 """Takes from root what lets it read files in spite of their permissions."""

@@ -22,7 +22,7 @@ sys.path[:0] = [str(TESTS / "profiler"), str(TESTS / "support")]
 from scripted.hardware import Hardware, open_folder  # noqa: E402 - tests are no package
 
 from cwmp_profiler.errors import MeterError  # noqa: E402
-from cwmp_profiler.tracker import Tracker  # noqa: E402
+from cwmp_profiler.joules.tracker import Tracker  # noqa: E402
 
 FAULTS = ("none", "wrap", "stall", "jump_back", "vanish", "garble", "permission_lost", "slow")
 BEFORE = frozenset({"wrap", "stall", "slow"})

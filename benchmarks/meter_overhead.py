@@ -36,11 +36,11 @@ from scripted.live_tree import LiveTrees
 from scripted.scenarios import BY_NAME
 
 from cwmp_profiler.clock import RealClock
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter, MeterContext, Rail, Reading
 from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.registry import factories
-from cwmp_profiler.plan import window_s
-from cwmp_profiler.tracker import Tracker
+from cwmp_profiler.sessions.plan import window_s
 
 LIMIT = 1e-3
 MOST_WINDOW_S = 40.0

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from fit_coverage import TRUTHS, identifiable, measure
 
-from cwmp_costmodels.fit import fit_sessions
-from cwmp_costmodels.profile import load_profile
-from cwmp_costmodels.schema import Profile
+from cwmp_costmodels.fit.sessions import fit_sessions
+from cwmp_costmodels.profile.files import load_profile
+from cwmp_costmodels.profile.schema import Profile
 from cwmp_profiler.devices.simulated import Distortion
 from cwmp_profiler.workloads.base import Point
 

@@ -111,9 +111,9 @@ def zeus_tool(*, warm_up=True):
 
 def our_meter(name):
     def tool():
+        from cwmp_profiler.joules.tracker import Tracker
         from cwmp_profiler.meters.base import MeterContext
         from cwmp_profiler.meters.registry import open_meter
-        from cwmp_profiler.tracker import Tracker
 
         tracker = Tracker(open_meter(name, MeterContext.from_environment()))
 

@@ -197,9 +197,9 @@ def scaled(size: int) -> str:
 
 def density(rounds: int) -> None:
     """Print what curves of joules cost beside costs per entry, on ResNet-18 with its real layer costs."""
-    from cwmp_costmodels.models import resnet18
-    from cwmp_costmodels.profile import load_profile
-    from cwmp_costmodels.scenario import Scenario
+    from cwmp_costmodels.costs.scenario import Scenario
+    from cwmp_costmodels.networks.builtin import resnet18
+    from cwmp_costmodels.profile.files import load_profile
 
     model = resnet18(10)
     torch.manual_seed(0)

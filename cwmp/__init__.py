@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cwmp_costmodels.gain import expected_gain as expected_gain
-    from cwmp_costmodels.layers import LayerCosts as LayerCosts
-    from cwmp_costmodels.layers import layer_costs as layer_costs
-    from cwmp_costmodels.profile import load_profile as load_profile
-    from cwmp_costmodels.scenario import Scenario as Scenario
-    from cwmp_costmodels.schema import Profile as Profile
+    from cwmp_costmodels.costs.layers import LayerCosts as LayerCosts
+    from cwmp_costmodels.costs.layers import layer_costs as layer_costs
+    from cwmp_costmodels.costs.scenario import Scenario as Scenario
+    from cwmp_costmodels.gain.expected import expected_gain as expected_gain
+    from cwmp_costmodels.profile.files import load_profile as load_profile
+    from cwmp_costmodels.profile.schema import Profile as Profile
     from cwmp_profiler.errors import CwmpError as CwmpError
     from cwmp_selector.controller import BudgetController as BudgetController
     from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BudgetController": "cwmp_selector.controller",
-    "LayerCosts": "cwmp_costmodels.layers",
-    "Scenario": "cwmp_costmodels.scenario",
-    "expected_gain": "cwmp_costmodels.gain",
-    "layer_costs": "cwmp_costmodels.layers",
+    "LayerCosts": "cwmp_costmodels.costs.layers",
+    "Scenario": "cwmp_costmodels.costs.scenario",
+    "expected_gain": "cwmp_costmodels.gain.expected",
+    "layer_costs": "cwmp_costmodels.costs.layers",
     "SparseUpdate": "cwmp_selector.update",
     "Selector": "cwmp_selector.selector",
     "ErrorFeedback": "cwmp_selector.feedback",
     "CwmpError": "cwmp_profiler.errors",
-    "Profile": "cwmp_costmodels.schema",
-    "load_profile": "cwmp_costmodels.profile",
+    "Profile": "cwmp_costmodels.profile.schema",
+    "load_profile": "cwmp_costmodels.profile.files",
 }
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cwmp_selector.ddp import DDPHook
+from cwmp_selector.frameworks.ddp import DDPHook
 from cwmp_selector.selector import Selector
 
 

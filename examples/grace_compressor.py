@@ -13,7 +13,7 @@ import copy
 
 import torch
 
-from cwmp_selector.grace import CwmpCompressor, CwmpMemory
+from cwmp_selector.frameworks.grace import CwmpCompressor, CwmpMemory
 from cwmp_selector.selector import Selector
 
 

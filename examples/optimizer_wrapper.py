@@ -10,8 +10,8 @@ import argparse
 import torch
 
 from cwmp_selector.controller import BudgetController
+from cwmp_selector.frameworks.sparse_step import SparseStep
 from cwmp_selector.selector import Selector
-from cwmp_selector.sparse_step import SparseStep
 
 
 def main(argv: list[str] | None = None) -> float:

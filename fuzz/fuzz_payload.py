@@ -31,8 +31,8 @@ def main() -> None:
     with atheris.instrument_imports(include=["cwmp_selector"]):
         from target import check
 
-        import cwmp_selector.payload_decode  # imported late by from_bytes, and would then stay uninstrumented
-        import cwmp_selector.positions  # noqa: F401
+        import cwmp_selector.payload.decode  # imported late by from_bytes, and would then stay uninstrumented
+        import cwmp_selector.payload.positions  # noqa: F401
     atheris.Setup(sys.argv, lambda data: check(data) and None)
     atheris.Fuzz()
 

@@ -11,7 +11,7 @@ import zlib
 import torch
 
 from cwmp_selector.errors import PayloadError
-from cwmp_selector.payload import HEADER, MAGIC, VERSION, fingerprint
+from cwmp_selector.payload.encode import HEADER, MAGIC, VERSION, fingerprint
 from cwmp_selector.update import SparseUpdate
 
 SHAPES: dict[str, tuple[int, ...]] = {"w": (40, 10), "b": (10,), "s": (), "e": (0, 3), "big": (100_000,)}

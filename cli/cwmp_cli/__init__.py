@@ -1,1 +1,1 @@
-"""The command line: one file per verb. Nothing imports this package."""
+"""The command line: `verbs` holds one file per verb, `options` what they share, `tables` what they print. Nothing imports this package."""

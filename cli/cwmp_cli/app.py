@@ -1,6 +1,6 @@
 """The `cwmp-profile` command: collects the verbs and turns errors into one line and an exit status.
 
-A verb is a module here with a function of its name; it imports only typer, the standard library and `cwmp_cli.console` at
+A verb is a module here with a function of its name; it imports only typer, the standard library and `cwmp_cli.options.console` at
 its top, so that `cwmp-profile --help` stays as fast as Typer itself.
 """
 
@@ -35,7 +35,7 @@ VERBS: tuple[str, ...] = (
     "radio_sink",
     "schema",
 )
-"""Modules of this package, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
+"""Modules of `cwmp_cli.verbs`, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
 
 OPTIONAL_PACKAGES = {
     "torch": "pip install torch",
@@ -86,7 +86,7 @@ def _root(
 
 def _add_verbs() -> None:
     for module_name in VERBS:
-        module = import_module(f"cwmp_cli.{module_name}")
+        module = import_module(f"cwmp_cli.verbs.{module_name}")
         name = module_name.rstrip("_")
         app.command(name.replace("_", "-"), **getattr(module, "COMMAND", {}))(getattr(module, name))
 

@@ -1,1 +1,14 @@
-"""See the modules of cwmp_costmodels; nothing is imported here, so that importing one part stays fast."""
+"""From measurements to coefficients, to a profile, to joules of a model's updates.
+
+Rooms, each of which may import those above it:
+
+- `errors`, `units`: what every room stands on.
+- `profile`: the device profile as data, its files, migration, plausibility, and joules per count.
+- `networks`: built-in models, models from elsewhere, and what their tensors are.
+- `radio`: joules of a link.
+- `fit`: measurement sessions in, profile out.
+- `costs`: joules of each parameter tensor of a model, by what is kept.
+- `gain`: does it pay, before training.
+- `simulation`: devices of known physics.
+- `compare`, `validation`, `report`: profiles and sessions side by side, held to the test, and as a page.
+"""

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cwmp_costmodels.profile import write_atomic
-from cwmp_federated.config import RunConfig
-from cwmp_federated.plots import plot_frontier
-from cwmp_federated.report import analyse, to_csv
-from cwmp_federated.sweep import Point, Sweep, run_sweep
+from cwmp_costmodels.profile.files import write_atomic
+from cwmp_federated.records.config import RunConfig
+from cwmp_federated.sweep.plots import plot_frontier
+from cwmp_federated.sweep.report import analyse, to_csv
+from cwmp_federated.sweep.runs import Point, Sweep, run_sweep
 
 Say = Callable[[str], None]
 BUDGETS = ("3%", "10%", "30%")

@@ -16,20 +16,20 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.grid import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from cwmp_federated import wire
-from cwmp_federated.admission import Gate, Limits
-from cwmp_federated.checkpoint import HISTORY, LEDGER, PARTITION, Checkpoint, RunStore
-from cwmp_federated.config import RunConfig
-from cwmp_federated.downlink import Downlink
+from cwmp_federated.client.learning import State, evaluate, load_state, parameter_shapes
+from cwmp_federated.client.meter import RoundMeter
+from cwmp_federated.client.setup import Setup, make_setup
+from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
-from cwmp_federated.learning import State, evaluate, load_state, parameter_shapes
-from cwmp_federated.ledger import Ledger, load_ledger, save_ledger
-from cwmp_federated.meter import RoundMeter
-from cwmp_federated.partitions import save_partition
-from cwmp_federated.setup import Setup, make_setup
-from cwmp_federated.shared_budget import SharedBudget
-from cwmp_federated.strategy import CwmpStrategy, RoundOutcome
+from cwmp_federated.records.checkpoint import HISTORY, LEDGER, PARTITION, Checkpoint, RunStore
+from cwmp_federated.records.config import RunConfig
+from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger
+from cwmp_federated.server.admission import Gate, Limits
+from cwmp_federated.server.shared_budget import SharedBudget
+from cwmp_federated.server.strategy import CwmpStrategy, RoundOutcome
+from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.downlink import Downlink
 
 Row = dict[str, Any]
 OnRow = Callable[[Row], None]
@@ -287,8 +287,8 @@ def run_training(
     Raises:
         CwmpError: If data, profile or folder cannot be used, or no client could train.
     """
-    from cwmp_federated.client_app import app
-    from cwmp_selector import fast
+    from cwmp_federated.client.app import app
+    from cwmp_selector.candidates import compiled as fast
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     fast.load()

@@ -1,1 +1,15 @@
-"""See the modules of cwmp_profiler; nothing is imported here, so that importing one part stays fast."""
+"""Joules in: meters, microbenchmarks and the sessions that run them.
+
+Rooms, each of which may import those above it:
+
+- `counts`, `clock`, `errors`, `provenance`, `si_prefixes`, `device_info`, `boards`: what every room stands on.
+- `meters`: every source of joules or watts, and the contract of plug-ins.
+- `joules`: from raw readings to joules of a window (`tracker`), counter edges, the probe of a meter, joules of a command.
+- `workloads`: microbenchmarks with exact counts.
+- `devices`: what is measured: a torch device, or one of known physics.
+- `radio`: real bytes over a real socket, both ends.
+- `sessions`: plan, measure, and the measurements file.
+- `check`: is a session trustworthy.
+- `calibration`: two meters over the same loads.
+- `remote`: a session on a board, driven from the desk.
+"""

@@ -1,1 +1,12 @@
-"""See the modules of cwmp_selector; nothing is imported here, so that importing one part stays fast."""
+"""From costs and gradients to a sparse update within an energy budget.
+
+Rooms, each of which may import those above it:
+
+- `errors`, `costs`: what every room stands on.
+- `candidates`: gradients checked and flattened, and the few entries that a threshold leaves standing.
+- `greedy`: the rules and the exact greedy by score.
+- `hierarchy`: selections whose joules are more than a sum over entries.
+- `payload`: a sparse update as bytes, and back.
+- `selector`, `update`, `feedback`, `controller`: what a training loop uses.
+- `frameworks`: PyTorch DDP, GRACE, and any torch optimiser.
+"""

@@ -10,8 +10,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.gradients import Layer
 
 Cost: TypeAlias = float | torch.Tensor
 """Joules per kept entry: one number for a layer, or a tensor of the layer's shape."""

@@ -9,20 +9,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cwmp_selector import rules
-from cwmp_selector.candidates import ENGINES, NonFiniteError, engine_for
-from cwmp_selector.cheapest import select_cheapest
+from cwmp_selector.candidates.find import ENGINES, NonFiniteError, engine_for
+from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.costs import Cost, Costs, DensityCosts, FixedCosts, look_up, total
-from cwmp_selector.density import DensitySolver
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
-from cwmp_selector.fixed import FixedSolver
-from cwmp_selector.gradients import Layer, flatten, non_finite, refuse_non_finite
-from cwmp_selector.greedy import Choice, select_by_layer
-from cwmp_selector.greedy_entries import select_by_entry
-from cwmp_selector.quantize import NATIVE, check_format, quantize
-from cwmp_selector.rules import Rule
-from cwmp_selector.stepped import Outcome, Stepped
+from cwmp_selector.greedy import rules
+from cwmp_selector.greedy.cheapest import select_cheapest
+from cwmp_selector.greedy.entries import select_by_entry
+from cwmp_selector.greedy.layers import Choice, select_by_layer
+from cwmp_selector.greedy.rules import Rule
+from cwmp_selector.hierarchy.density import DensitySolver
+from cwmp_selector.hierarchy.fixed import FixedSolver
+from cwmp_selector.hierarchy.stepped import Outcome, Stepped
+from cwmp_selector.payload.quantize import NATIVE, check_format, quantize
 from cwmp_selector.update import SparseUpdate
 
 

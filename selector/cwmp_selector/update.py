@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.quantize import check_format, quantize
+from cwmp_selector.payload.quantize import check_format, quantize
 
 Like: TypeAlias = "torch.nn.Module | Mapping[str, torch.Tensor] | Mapping[str, tuple[int, ...]]"
 """What tells the names and shapes: a model (parameters that require a gradient), tensors by name, or shapes by name."""
@@ -123,14 +123,14 @@ class SparseUpdate:
 
     def to_bytes(self) -> bytes:
         """Return the payload: positions and values of every tensor, coded smallest, with header and checksum."""
-        from cwmp_selector.payload import encode
+        from cwmp_selector.payload.encode import encode
 
         return encode(self)
 
     @property
     def payload_bits(self) -> int:
         """Length of the payload in bits, computed without encoding it."""
-        from cwmp_selector.payload import encoded_bytes
+        from cwmp_selector.payload.encode import encoded_bytes
 
         return 8 * encoded_bytes(self)
 
@@ -145,7 +145,7 @@ class SparseUpdate:
         Raises:
             PayloadError: If the bytes are anything but a whole and valid payload for `like`.
         """
-        from cwmp_selector.payload_decode import decode
+        from cwmp_selector.payload.decode import decode
 
         return decode(data, like)
 

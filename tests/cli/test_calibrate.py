@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_costmodels.profile import load_profile, save_profile
-from cwmp_profiler.calibration_file import read_loads
+from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_profiler.calibration.loads_file import read_loads
 from cwmp_profiler.devices.simulated_wall import GAIN, OFFSET_W
 
 

@@ -6,8 +6,8 @@ import pytest
 from sessions import simulated_file
 
 from cwmp_cli.app import main
-from cwmp_costmodels.profile import load_profile, save_profile
-from cwmp_costmodels.schema import Coefficient
+from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_costmodels.profile.schema import Coefficient
 
 
 @pytest.fixture

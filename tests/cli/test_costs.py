@@ -7,10 +7,10 @@ import torch
 from cost_profiles import factor, make_profile
 
 from cwmp_cli.app import main
-from cwmp_costmodels.layers import layer_costs
-from cwmp_costmodels.models import cnn
-from cwmp_costmodels.profile import load_profile, save_profile
-from cwmp_costmodels.schema import FitBlock
+from cwmp_costmodels.costs.layers import layer_costs
+from cwmp_costmodels.networks.builtin import cnn
+from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_costmodels.profile.schema import FitBlock
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_json_holds_the_same_joules_as_the_library(capsys, profile):
     arguments = ("--model", "cnn", "--optimizer", "adam", "--local-steps", "3", "--radio", "wifi", "--receivers", "2")
     status, text, _ = run(capsys, profile, *arguments, "--value-bits", "16", "--index-code", "bitmask", "--json")
     data = json.loads(text)
-    from cwmp_costmodels.scenario import Scenario
+    from cwmp_costmodels.costs.scenario import Scenario
 
     scenario = Scenario(radio="wifi", optimizer="adam", local_steps=3, receivers=2, value_bits=16, index_code="bitmask")
     costs = layer_costs(load_profile(profile), cnn(), scenario)

@@ -2,10 +2,10 @@
 
 import json
 
-from cwmp_cli import demo as demo_module
 from cwmp_cli.app import main
-from cwmp_costmodels.profile import load_profile
-from cwmp_profiler.measurements import read_measurements
+from cwmp_cli.verbs import demo as demo_module
+from cwmp_costmodels.profile.files import load_profile
+from cwmp_profiler.sessions.measurements import read_measurements
 
 
 def test_the_demo_measures_fits_prices_and_says_where_everything_is(tmp_path, capsys):

@@ -117,6 +117,6 @@ def test_probe_reports_a_meter_that_fails_and_goes_on(capsys, tmp_path, monkeypa
     def broken(*_args, **_more):
         raise RuntimeError("sensor bus\nhangs")
 
-    monkeypatch.setattr("cwmp_profiler.meter_probe.probe_meter", broken)
+    monkeypatch.setattr("cwmp_profiler.joules.probe.probe_meter", broken)
     _, meters = listed(capsys, "--sysfs-root", str(tmp_path), "--probe")
     assert meters["powercap"]["probe"] == {"remark": "could not be probed: sensor bus hangs"}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_costmodels.profile import load_profile
+from cwmp_costmodels.profile.files import load_profile
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_profiler.measurements import read_measurements
+from cwmp_profiler.sessions.measurements import read_measurements
 
 SIMULATED = ["measure", "--device", "simulated", "--preset", "quick"]
 

@@ -14,13 +14,13 @@ from ssh_server import MISSING, Sshd
 
 import cwmp
 from cwmp_cli.app import main
-from cwmp_profiler.measurements import read_measurements
+from cwmp_profiler.sessions.measurements import read_measurements
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 SLOW = """
 import sys, time
-from cwmp_profiler.session import Session
+from cwmp_profiler.sessions.session import Session
 window = Session._window
 def slow(self, *arguments):
     time.sleep(float(sys.argv[1]))
@@ -65,7 +65,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from sessions import simulated_session
 import cwmp
-from cwmp_profiler.remote_board import Desk, only_session, sessions_folder
+from cwmp_profiler.remote.board import Desk, only_session, sessions_folder
 desk = Desk(sys.stdin, sys.stdout, sessions_folder())
 desk.greet(cwmp.__version__)
 with only_session(desk.folder, desk.identities()):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cwmp_profiler.plan
+import cwmp_profiler.sessions.plan
 from cwmp_cli.app import main
-from cwmp_profiler.measurements import read_measurements
+from cwmp_profiler.sessions.measurements import read_measurements
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "profiler"))
 
@@ -44,13 +44,13 @@ WINDOWS, WINDOW_S = 6, 0.5
 @pytest.fixture
 def short_plan(monkeypatch):
     """The quick plan's first windows, chosen from short points: the whole of it takes half a minute."""
-    whole = cwmp_profiler.plan.make_plan
+    whole = cwmp_profiler.sessions.plan.make_plan
 
     def short(*args, **more):
         plan = whole(*args, **more, families=("compute",))
         return plan.model_copy(update={"order": plan.order[:WINDOWS], "window_s": WINDOW_S})
 
-    monkeypatch.setattr(cwmp_profiler.plan, "make_plan", short)
+    monkeypatch.setattr(cwmp_profiler.sessions.plan, "make_plan", short)
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -77,7 +77,12 @@ def test_a_session_on_a_live_tree_is_within_1_percent_of_truth(name, short_plan,
 def test_a_locked_counter_is_refused_before_anything_is_measured(tmp_path, capfd):
     file = tmp_path / "session.jsonl"
     zones = BY_NAME["locked counter"].zones
-    for module in ("torch", "cwmp_profiler.session", "cwmp_profiler.devices.torch_device", "cwmp_profiler.meter_probe"):
+    for module in (
+        "torch",
+        "cwmp_profiler.sessions.session",
+        "cwmp_profiler.devices.torch_device",
+        "cwmp_profiler.joules.probe",
+    ):
         importlib.import_module(module)  # who has given up root may not be able to read them
     with open_folder() as tree:
         lay(tree, zones)

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_profiler.radio_link import RadioLink
+from cwmp_profiler.radio.link import RadioLink
 
 
 def start(*options):

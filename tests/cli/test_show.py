@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_cli.console import si
-from cwmp_costmodels.profile import load_profile, save_profile, shipped_profiles
+from cwmp_cli.options.console import si
+from cwmp_costmodels.profile.files import load_profile, save_profile, shipped_profiles
 from cwmp_profiler.provenance import Provenance
 
 ESTIMATED = {"provenance": Provenance.ESTIMATED}
@@ -33,7 +33,7 @@ def test_an_estimated_profile_says_so_loudly(capsys, tmp_path):
 
 
 def test_the_meters_gain_is_shown_or_called_unknown(capsys, tmp_path):
-    from cwmp_costmodels.schema import Coefficient, RailBlock
+    from cwmp_costmodels.profile.schema import Coefficient, RailBlock
 
     profile = load_profile("simulated-board")
     meter = profile.meter.model_copy(update={"rails": [RailBlock(name="board", kind="board")]})

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from cwmp_cli.app import main
-from cwmp_cli.validate import _warn_of_load, assumed_power_w
-from cwmp_costmodels.profile import load_profile, save_profile
+from cwmp_cli.verbs.validate import _warn_of_load, assumed_power_w
+from cwmp_costmodels.profile.files import load_profile, save_profile
 from cwmp_profiler.provenance import Provenance
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 import types
 
-from cwmp_costmodels.models import Mlp
+from cwmp_costmodels.networks.builtin import Mlp
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cwmp_federated import training
-from cwmp_federated.checkpoint import RunStore
-from cwmp_federated.config import RunConfig
+from cwmp_federated.client.learning import batches, build_model, load_state, state_of, train
+from cwmp_federated.client.setup import generator, make_setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import LocalGrid
-from cwmp_federated.learning import batches, build_model, load_state, state_of, train
-from cwmp_federated.ledger import CAUSES, load_ledger, save_ledger
-from cwmp_federated.setup import generator, make_setup
+from cwmp_federated.records.checkpoint import RunStore
+from cwmp_federated.records.config import RunConfig
+from cwmp_federated.records.ledger import CAUSES, load_ledger, save_ledger
 from cwmp_federated.training import run_training
 
 BASE = RunConfig(
@@ -197,10 +197,10 @@ def test_the_dense_rule_is_federated_averaging():
 
 def test_error_feedback_loses_nothing():
     """What a client sent plus what it still holds is everything that its training ever changed."""
-    from cwmp_federated import wire
-    from cwmp_federated.client_app import app
-    from cwmp_federated.mod import RESIDUAL
+    from cwmp_federated.client.app import app
+    from cwmp_federated.client.mod import RESIDUAL
     from cwmp_federated.training import Server, averaging
+    from cwmp_federated.wire import records as wire
 
     config = BASE.with_changes(clients=1, partition="iid", rounds=3, value_bits=32)
     setup = make_setup(config)
@@ -225,8 +225,8 @@ def test_error_feedback_loses_nothing():
 
 
 def test_clients_that_keep_up_hold_the_public_model_bit_for_bit(monkeypatch):
-    from cwmp_federated import wire
-    from cwmp_federated.mod import MODEL
+    from cwmp_federated.client.mod import MODEL
+    from cwmp_federated.wire import records as wire
 
     kept = {}
 

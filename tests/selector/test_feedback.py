@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import cwmp
-from cwmp_selector import fast
+from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector

@@ -1,6 +1,6 @@
 """Small device profiles with round numbers, so that costs can be worked out by hand."""
 
-from cwmp_costmodels.schema import Coefficient, DeviceBlock, LayerCoefficient, LevelBlock, MeterBlock, Profile
+from cwmp_costmodels.profile.schema import Coefficient, DeviceBlock, LayerCoefficient, LevelBlock, MeterBlock, Profile
 
 DRAM_LINE, CACHE_LINE = 1e-7, 1e-9
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cwmp_costmodels.profile import load_profile
-from cwmp_costmodels.truth import physics_of
+from cwmp_costmodels.profile.files import load_profile
+from cwmp_costmodels.simulation.truth import physics_of
 from cwmp_profiler.devices.simulated import SimulatedDevice
-from cwmp_profiler.measurements import Measurements
-from cwmp_profiler.plan import make_plan
-from cwmp_profiler.session import Session
+from cwmp_profiler.sessions.measurements import Measurements
+from cwmp_profiler.sessions.plan import make_plan
+from cwmp_profiler.sessions.session import Session
 
 
 def simulated_session(

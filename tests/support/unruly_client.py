@@ -11,9 +11,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from cwmp_federated import wire
-from cwmp_federated.client_app import app as honest
-from cwmp_federated.mod import round_of
+from cwmp_federated.client.app import app as honest
+from cwmp_federated.client.mod import round_of
+from cwmp_federated.wire import records as wire
 
 app = ClientApp()
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from cwmp_costmodels.errors import RadioError
+from cwmp_costmodels.profile.schema import NonNegative, Positive
 from cwmp_costmodels.radio.framing import Framing
-from cwmp_costmodels.schema import NonNegative, Positive
 from cwmp_profiler.provenance import Provenance
 
 Direction = Literal["up", "down"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from cwmp_costmodels.radio.base import Direction
-from cwmp_profiler.measurements import Window
+from cwmp_profiler.sessions.measurements import Window
 
 Array = npt.NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.radio.base import Direction
 from cwmp_costmodels.radio.burst_model import Bursts, Solution, arrange, burst_j, candidates, solve, tail_end
 from cwmp_costmodels.radio.throughput import ThroughputRadio
-from cwmp_profiler.measurements import Measurements, Window
 from cwmp_profiler.provenance import Provenance, weakest
+from cwmp_profiler.sessions.measurements import Measurements, Window
 
 UNSUSTAINED, LATENCY_S = 1.3, 0.25
 """A paced window that took longer than this factor, beyond this much a burst, did not run at its rate and is left out."""

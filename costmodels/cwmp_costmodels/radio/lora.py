@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cwmp_costmodels.errors import RadioError
+from cwmp_costmodels.profile.schema import NonNegative, Positive
 from cwmp_costmodels.radio.base import Direction, Link, Radio
-from cwmp_costmodels.schema import NonNegative, Positive
 
 LOW_DATA_RATE_SYMBOL_S = 0.016
 """Symbols this long or longer use the low data rate optimisation (SF11 and SF12 at 125 kHz)."""

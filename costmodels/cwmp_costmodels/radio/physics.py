@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cwmp_costmodels.errors import RadioError
+from cwmp_costmodels.profile.schema import Finite, NonNegative, Positive
 from cwmp_costmodels.radio.base import Direction, Link, Radio
-from cwmp_costmodels.schema import Finite, NonNegative, Positive
 
 
 class FirstOrderRadio(Radio):

@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from cwmp_costmodels.errors import RadioError
+from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.radio.base import Radio
 from cwmp_costmodels.radio.lora import LoraRadio
 from cwmp_costmodels.radio.physics import FirstOrderRadio, ShannonRadio
 from cwmp_costmodels.radio.states import StateRadio
 from cwmp_costmodels.radio.throughput import ThroughputRadio
-from cwmp_costmodels.schema import Profile
-from cwmp_profiler.measurements import first_problem
+from cwmp_profiler.sessions.measurements import first_problem
 
 _KINDS: Mapping[str, type[Radio]] = {
     "throughput": ThroughputRadio,

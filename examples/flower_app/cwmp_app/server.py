@@ -1,5 +1,5 @@
 """The ServerApp: FedAvg inside a strategy that decodes and validates every payload."""
 
-from cwmp_federated.server_app import app
+from cwmp_federated.server.app import app
 
 __all__ = ["app"]

@@ -1,7 +1,7 @@
 """What a meter is: rails that are read at an instant, with everything needed to turn two reads into joules.
 
 A meter never integrates: it answers `read()` with one raw value per rail. Counting rails give the raw counter (ticks of
-`unit_j`, wrapping at `wrap_ticks`), sensing rails give watts. `cwmp_profiler.tracker` turns reads into joules, repairs wraps
+`unit_j`, wrapping at `wrap_ticks`), sensing rails give watts. `cwmp_profiler.joules.tracker` turns reads into joules, repairs wraps
 and refuses what cannot be trusted, in the same way for every meter.
 """
 

@@ -17,22 +17,22 @@ from cwmp_profiler.meters.base import Availability, Meter, MeterContext, MeterFa
 ENTRY_POINT_GROUP = "cwmp.meters"
 
 BUILT_IN: Mapping[str, str] = {
-    name: f"cwmp_profiler.meters.{name}:Factory"
-    for name in (
-        "powercap",
-        "perf",
-        "pyrapl",
-        "nvml",
-        "amdsmi",
-        "ina3221",
-        "rpi5",
-        "hwmon",
-        "battery",
-        "joulescope",
-        "tdp",
-        "simulated",
-        "replay",
-    )
+    name: f"cwmp_profiler.meters.{module}:Factory"
+    for name, module in {
+        "powercap": "powercap",
+        "perf": "perf",
+        "pyrapl": "pyrapl",
+        "nvml": "nvidia.nvml",
+        "amdsmi": "amd.amdsmi",
+        "ina3221": "jetson.ina3221",
+        "rpi5": "raspberry.rpi5",
+        "hwmon": "hwmon",
+        "battery": "battery",
+        "joulescope": "joulescope",
+        "tdp": "tdp",
+        "simulated": "simulated",
+        "replay": "replay",
+    }.items()
 }
 """Built-in meters, `name -> module:class`, in the order in which they are shown."""
 

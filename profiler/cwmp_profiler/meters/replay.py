@@ -19,9 +19,9 @@ from typing import IO, Any, Self
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.provenance import Provenance
-from cwmp_profiler.tracker import Energy, Tracker
 
 KIND, SCHEMA_VERSION = "cwmp-recording", 1
 _MAX_LINE = 1 << 20

@@ -15,8 +15,8 @@ from typing import Any
 from cwmp_profiler.counts import Counts
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
-from cwmp_profiler.radio_link import RadioLink, split_address
-from cwmp_profiler.radio_wire import BLOCK_BYTES, Protocol
+from cwmp_profiler.radio.link import RadioLink, split_address
+from cwmp_profiler.radio.wire import BLOCK_BYTES, Protocol
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.operands import Operands
 

@@ -1,0 +1,1 @@
+"""Options, targets and consoles that verbs share."""

@@ -1,0 +1,149 @@
+"""Tables and JSON of layer costs, as `costs` prints them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from cwmp_cli.options.console import si
+
+if TYPE_CHECKING:
+    from cwmp_costmodels.costs.layers import LayerCosts
+    from cwmp_costmodels.costs.tensor import LayerCost
+    from cwmp_costmodels.gain.expected import Gain
+
+SHOWN_SOURCES = 2
+
+
+def cost_table(costs: LayerCosts, model: str) -> Any:
+    """Return one row a parameter tensor: shape, where it lives, joules per updated entry, its parts, and from what."""
+    from rich.table import Table
+
+    scenario, causes = costs.scenario, _causes(costs)
+    title = (
+        f"{model}: joules per updated entry at density {scenario.density:g}, {scenario.optimizer}, "
+        f"{_plural(scenario.local_steps, 'local step')}, static power {costs.static} ({costs.provenance})"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    for name in ("parameter", "type", "shape", "lives in"):
+        table.add_column(name, no_wrap=name == "parameter")
+    for name in ("J/entry", *causes, "once"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("from")
+    for name, layer in costs.layers.items():
+        row = _row(costs, name)
+        table.add_row(
+            name,
+            layer.tensor.layer_type,
+            "x".join(str(size) for size in layer.tensor.shape) or "1",
+            layer.level,
+            si(row["entry_j"], "J"),
+            *(si(row["parts_j"][cause] or None, "J") for cause in causes),
+            si(row["fixed_j"] or None, "J"),
+            _origin(layer, row["sources_j"]),
+        )
+    return table
+
+
+def summary(costs: LayerCosts, gain: Gain) -> list[str]:
+    """Return the lines below the table: spread, dense total, what was not counted, and the verdict."""
+    dense = costs.parts_j({name: costs.numel(name) for name in costs.names()})
+    parts = ", ".join(f"{cause} {si(joules, 'J')}" for cause, joules in dense.items() if joules)
+    entries = sum(costs.numel(name) for name in costs.names())
+    lines = [
+        f"spread      {gain.spread:.3g}x between dearest and cheapest entry (coefficient of variation {gain.variation:.2g})",
+        f"dense       {si(sum(dense.values()), 'J')} for all {entries:,} entries ({parts})",
+        f"budget      {si(gain.budget_j, 'J')} is what Top-K spends on {gain.top_k.kept:,.0f} entries",
+    ]
+    if costs.burst_j():
+        lines.append(f"burst       {si(costs.burst_j(), 'J')} once per payload: promotion and tail of the radio")
+    tied = {name: layer.tensor.tied for name, layer in costs.layers.items() if layer.tensor.tied}
+    lines.extend(f"tied        {name} = {', '.join(others)}" for name, others in tied.items())
+    if costs.skipped:
+        lines.append("no cost     " + ", ".join(f"{name} ({why})" for name, why in costs.skipped.items()))
+    if costs.gradient is not None:
+        missing = costs.gradient.not_counted
+        lines.append(
+            f"gradient    {si(float(sum(costs.gradient.flops.values())), 'flop')} a step counted for weight gradients"
+        )
+        lines.extend(
+            f"not counted {len(names)} gradients: {why} ({_some(names)})" for why, names in _by_reason(missing).items()
+        )
+    lines.append(f"[bold]verdict     {gain.verdict}[/bold]")
+    return lines
+
+
+def costs_json(costs: LayerCosts, gain: Gain, *, model: str, warnings: list[str]) -> dict[str, Any]:
+    """Return everything as one JSON object."""
+    scenario, everything = costs.scenario, {name: costs.numel(name) for name in costs.names()}
+    skip = ("radio", "framing")
+    return {
+        "profile": costs.profile.name,
+        "provenance": str(costs.provenance),
+        "model": model,
+        "static": costs.static,
+        "scenario": {
+            "radio": None if scenario.radio is None else str(getattr(scenario.radio, "name", scenario.radio)),
+            **{name: getattr(scenario, name) for name in scenario.__slots__ if name not in skip},
+        },
+        "tensors": [_row(costs, name) for name in costs.names()],
+        "skipped": costs.skipped,
+        "spread": costs.spread(),
+        "variation": costs.variation(),
+        "dense_j": costs.dense_j(),
+        "dense_parts_j": costs.parts_j(everything),
+        "burst_j": costs.burst_j(),
+        "gradient": None if costs.gradient is None else asdict(costs.gradient),
+        "gain": gain.to_json(),
+        "remarks": list(costs.remarks),
+        "warnings": warnings,
+    }
+
+
+def _row(costs: LayerCosts, name: str) -> dict[str, Any]:
+    layer, density = costs.layers[name], costs.scenario.density
+    tensor = layer.tensor
+    kept = float(tensor.numel) if density == 1 else max(density * tensor.numel, 1.0)
+    factor = layer.factors["dense" if kept == tensor.numel else "sparse"]
+    return {
+        "name": name,
+        "type": tensor.layer_type,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "tied": list(tensor.tied),
+        "level": layer.level,
+        "entry_j": costs.entry_j(name, density),
+        "marginal_j": costs.marginal_j(name, density),
+        "parts_j": layer.entry_parts_j(kept),
+        "fixed_j": costs.fixed_j(name),
+        "sources_j": layer.sources_j(kept),
+        "factor": {"value": factor.value, "time": factor.time_value, "key": factor.key},
+    }
+
+
+def _origin(layer: LayerCost, sources: dict[str, float]) -> str:
+    total = sum(sources.values())
+    largest = sorted(sources.items(), key=lambda item: -item[1])[:SHOWN_SOURCES]
+    text = ", ".join(f"{name} {joules / total:.0%}" for name, joules in largest if joules >= 0.005 * total)
+    factor = layer.factors["sparse"]
+    return text if factor.key is None else f"{text} (x{factor.value:.3g} {factor.key})"
+
+
+def _causes(costs: LayerCosts) -> tuple[str, ...]:
+    radio = costs.scenario.radio is not None
+    return ("memory", "compute", *(("uplink",) if radio else ()), *(("downlink",) if costs.scenario.receivers else ()))
+
+
+def _by_reason(missing: dict[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,277 @@
+"""Verb `calibrate`: gain and offset of a profile's meter against a reference, read at once or from an instrument's CSV file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cwmp_cli.options.console import DeviceName, Json, SysfsRoot, err, out, print_json
+
+if TYPE_CHECKING:
+    from cwmp_cli.options.targets import Target
+    from cwmp_costmodels.profile.calibrated import Calibration
+    from cwmp_costmodels.profile.schema import Profile
+    from cwmp_profiler.calibration.lag import Alignment
+    from cwmp_profiler.calibration.readings import LoadWindow
+    from cwmp_profiler.meters.base import Meter
+
+
+def calibrate(
+    profile: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="Profile that gets gain and offset.", show_default=False)
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="METER", help="Meter that is believed; read while the loads run."),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Times and watts of an external instrument; with --loads."),
+    ] = None,
+    loads: Annotated[
+        Path | None, typer.Option("--loads", metavar="FILE", help="Loads that ran while the instrument logged.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", metavar="FILE", help="Only run the loads, while an instrument logs.")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option("--time-column", metavar="NAME", help="Column of the times. Default: found by name.")
+    ] = None,
+    power_column: Annotated[
+        str | None, typer.Option("--power-column", metavar="NAME", help="Column of the power. Default: found by name.")
+    ] = None,
+    max_lag_s: Annotated[
+        float, typer.Option("--max-lag-s", min=0.0, help="Largest difference of the two clocks to look for.")
+    ] = 120.0,
+    device: Annotated[DeviceName, typer.Option("--device", help="What runs the loads.")] = DeviceName.auto,
+    truth: Annotated[
+        str | None, typer.Option("--truth", metavar="FILE", help="Profile that a simulated device takes as its truth.")
+    ] = None,
+    meter: Annotated[
+        str | None, typer.Option("--meter", metavar="NAME", help="Meter to calibrate. Default: the profile's.")
+    ] = None,
+    window_s: Annotated[float, typer.Option("--window-s", min=0.5, help="Seconds per window at least.")] = 5.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Windows per load.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the order of loads.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Profile to write. Default: PROFILE itself.")
+    ] = None,
+    sysfs_root: SysfsRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate a profile's meter against a better one: gain and offset with 95% intervals, stored in the profile.
+
+    Two meters on this machine: --reference METER. An external instrument: start its logging, --record LOADS, stop it, and
+    then --loads LOADS --csv FILE. The profile's joules stay as the meter read them.
+
+    [bold]Example:[/bold] cwmp-profile calibrate this-pc.json --reference joulescope
+    """
+    from cwmp_costmodels.profile.calibrated import fit_gain, with_calibration
+    from cwmp_costmodels.profile.files import load_profile, refined_target, save_profile
+    from cwmp_profiler.calibration.readings import measured_pairs
+
+    _one_way(reference, csv, loads, record)
+    found = load_profile(profile)
+    target = refined_target(profile, output, what="calibrated") if record is None else None
+    alignment: Alignment | None = None
+    if csv is not None and loads is not None:
+        against = csv.name
+        windows, alignment = _from_csv(found, loads, csv, time_column, power_column, max_lag_s)
+    else:
+        windows, against = _run(
+            found,
+            reference,
+            record,
+            device=device.value,
+            meter=meter or found.meter.name,
+            truth=truth,
+            sysfs_root=sysfs_root,
+            least_s=window_s,
+            rounds=rounds,
+            seed=seed,
+        )
+    if target is None:
+        err().print(
+            f"{len(windows)} windows in {record}; next: cwmp-profile calibrate {profile} --loads {record} --csv FILE"
+        )
+        if as_json:
+            print_json({"loads": str(record), "windows": len(windows)})
+        return
+    result = fit_gain(measured_pairs(windows))
+    save_profile(with_calibration(found, result, against), target)
+    if as_json:
+        lag = (
+            {"lag_s": alignment.lag_s, "correlation": alignment.correlation, "left_out": alignment.left_out}
+            if alignment
+            else None
+        )
+        print_json(
+            {
+                "profile": str(target),
+                "meter": found.meter.name,
+                "reference": against,
+                "alignment": lag,
+                **result.to_json(),
+            }
+        )
+    else:
+        _show(result, found.meter.name, against, alignment, target)
+
+
+def _one_way(reference: str | None, csv: Path | None, loads: Path | None, record: Path | None) -> None:
+    """Refuse anything but one of the three ways.
+
+    Raises:
+        typer.BadParameter: For wrong usage.
+    """
+    if sum(way is not None for way in (reference, csv, record)) != 1:
+        raise typer.BadParameter("give one of --reference METER, --record FILE, or --loads FILE with --csv FILE")
+    if (csv is None) != (loads is None):
+        raise typer.BadParameter(
+            "--csv and --loads go together: the instrument's file, and the loads that ran meanwhile"
+        )
+
+
+def _from_csv(
+    profile: Profile, loads: Path, csv: Path, time_column: str | None, power_column: str | None, max_lag_s: float
+) -> tuple[list[LoadWindow], Alignment]:
+    from cwmp_profiler.calibration.instrument_csv import read_power_csv
+    from cwmp_profiler.calibration.lag import align
+    from cwmp_profiler.calibration.loads_file import read_loads
+
+    recorded = read_loads(loads)
+    _same(profile, recorded.meter, recorded.device, str(loads))
+    trace = read_power_csv(csv, time_column=time_column, power_column=power_column)
+    return align(trace, recorded.load_windows(), max_lag_s=max_lag_s)
+
+
+def _same(profile: Profile, meter: str, device: str, where: str) -> None:
+    """Refuse loads of another meter or device than the profile's.
+
+    Raises:
+        ProfileError: With both.
+    """
+    from cwmp_costmodels.errors import ProfileError
+
+    if (meter, device) != (profile.meter.name, profile.device.model):
+        raise ProfileError(
+            f"{where} is of meter {meter} on {device}, profile {profile.name} of meter {profile.meter.name} on "
+            f"{profile.device.model}; calibrate the profile's own meter on its device"
+        )
+
+
+def _run(
+    profile: Profile,
+    reference: str | None,
+    save_to: Path | None,
+    *,
+    device: str,
+    meter: str,
+    truth: str | None,
+    sysfs_root: str | None,
+    least_s: float,
+    rounds: int,
+    seed: int,
+) -> tuple[list[LoadWindow], str]:
+    """Run the loads here; return the windows and the reference's name."""
+    from contextlib import ExitStack
+
+    from cwmp_cli.options.targets import open_targets
+    from cwmp_profiler.calibration.readings import record
+
+    with ExitStack() as stack:
+        targets = stack.enter_context(open_targets(device, meter=meter, truth=truth, seed=seed, sysfs_root=sysfs_root))
+        target = targets[0]
+        _same(profile, target.meter.name, target.device.info.model, "this machine")
+        against = None
+        if reference is not None:
+            against = stack.enter_context(_open_reference(reference, target, sysfs_root, seed))
+        with _bar() as tell:
+            windows = record(target.device, target.meter, against, least_s=least_s, rounds=rounds, seed=seed, tell=tell)
+        if save_to is not None:
+            _save_loads(save_to, target, windows)
+        return windows, against.name if against is not None else ""
+
+
+def _open_reference(name: str, target: Target, sysfs_root: str | None, seed: int) -> Meter:
+    """Open the reference.
+
+    Raises:
+        MeterError: If it is not available, or the meter that is to be calibrated.
+    """
+    from cwmp_profiler.devices.simulated import SimulatedDevice
+    from cwmp_profiler.devices.simulated_wall import SimulatedWall
+    from cwmp_profiler.errors import MeterError
+    from cwmp_profiler.meters.base import MeterContext
+    from cwmp_profiler.meters.registry import open_meter
+
+    if isinstance(target.device, SimulatedDevice):
+        if name != "simulated":
+            raise MeterError(
+                f"a simulated device has its own reference, got --reference {name}; give --reference simulated"
+            )
+        return SimulatedWall(target.device, seed=seed)
+    if name in ("auto", target.meter.name):
+        raise MeterError(
+            f"--reference {name} is no second meter beside {target.meter.name}; name one of 'cwmp-profile devices'"
+        )
+    return open_meter(name, MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None))
+
+
+def _bar() -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def bar() -> Any:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[load]}"))
+        with Progress(*columns, console=err(), transient=True) as shown:
+            task = shown.add_task("windows", total=None, load="")
+            yield lambda done, total, load: shown.update(task, completed=done, total=total, load=load)
+
+    return bar()
+
+
+def _save_loads(path: Path, target: Target, windows: list[LoadWindow]) -> None:
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from cwmp_costmodels.profile.files import write_atomic
+    from cwmp_profiler.calibration.loads_file import LoadsFile, WindowRecord
+
+    file = LoadsFile(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        meter=target.meter.name,
+        provenance=target.meter.provenance,
+        device=target.device.info.model,
+        windows=[WindowRecord(**asdict(window)) for window in windows],
+    )
+    write_atomic(path, file.model_dump_json(indent=1) + "\n")
+
+
+def _show(result: Calibration, meter: str, against: str, alignment: Alignment | None, target: Path) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("load", "windows", f"{meter} W", "reference W", "off the line W"):
+        table.add_column(heading, justify="left" if heading == "load" else "right")
+    for load in sorted(result.loads, key=lambda load: load.read_w):
+        table.add_row(
+            load.load, str(load.windows), f"{load.read_w:.3f}", f"{load.reference_w:.3f}", f"{load.residual_w:+.3f}"
+        )
+    console = out()
+    console.print(table)
+    if alignment is not None:
+        console.print(
+            f"instrument's clock {alignment.lag_s:+.2f} s against this machine's (within {alignment.step_s:.2g} s; correlation "
+            f"{alignment.correlation:.3f}), {alignment.left_out} windows left out for gaps"
+        )
+    console.print(
+        f"{against} = {result.offset_w:.3g} W ({result.offset_low_w:.3g} to {result.offset_high_w:.3g}) + {result.gain:.4f} "
+        f"({result.gain_low:.4f} to {result.gain_high:.4f}) x {meter}",
+        markup=False,
+    )
+    err().print(f"stored in {target}; its joules stay as {meter} read them", markup=False)

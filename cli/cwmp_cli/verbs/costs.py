@@ -1,0 +1,144 @@
+"""Verb `costs`: what an updated entry of each parameter tensor costs on a device, and whether ranking by cost pays."""
+
+from __future__ import annotations
+
+import warnings
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cwmp_cli.options.console import Json, out, print_json, warn
+
+if TYPE_CHECKING:
+    from cwmp_costmodels.costs.layers import LayerCosts
+    from cwmp_costmodels.gain.expected import Gain
+
+
+class OptimizerName(StrEnum):
+    """What `--optimizer` takes."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    adam = "adam"
+
+
+class StaticName(StrEnum):
+    """What `--static` takes."""
+
+    attributed = "attributed"
+    excluded = "excluded"
+
+
+class ResidencyName(StrEnum):
+    """What `--residency` takes."""
+
+    step = "step"
+    tensor = "tensor"
+
+
+def costs(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's path, or the name of a shipped one.")],
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="SPEC",
+            help="resnet18, resnet50, resnet18-small, cnn, cnn-large, mlp, module:callable, or a FILE.pt2 (torch.export).",
+        ),
+    ],
+    optimizer: Annotated[OptimizerName, typer.Option(help="Optimiser of the local steps.")] = OptimizerName.sgd,
+    density: Annotated[float, typer.Option(help="Share of entries kept, above 0 and at most 1.")] = 0.01,
+    static: Annotated[
+        StaticName | None,
+        typer.Option(help="Static power over the time of the work: attributed where the profile has times."),
+    ] = None,
+    local_steps: Annotated[int, typer.Option(help="Local steps that update an entry.")] = 1,
+    radio: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Radio preset, radio file, or radio of the profile.")
+    ] = None,
+    receivers: Annotated[int, typer.Option(help="Devices that receive an entry in the downlink and add it.")] = 0,
+    value_bits: Annotated[int, typer.Option(help="Bits of a value on the air.")] = 32,
+    index_code: Annotated[
+        str, typer.Option(help="Code of positions on the air: entropy, rice, leb128, coo, bitmask.")
+    ] = "entropy",
+    residency: Annotated[
+        ResidencyName, typer.Option(help="What decides where a tensor lives: the whole step, or each tensor.")
+    ] = ResidencyName.step,
+    gradient_flops: Annotated[
+        bool, typer.Option("--gradient-flops", help="Add the weight gradient's arithmetic, counted with an example.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Examples of a step, for --gradient-flops.")] = 32,
+    distribution: Annotated[
+        str,
+        typer.Option(help="Of gradient entries: gaussian, laplace, generalized-gaussian:BETA, student-t:NU."),
+    ] = "laplace",
+    as_json: Json = False,
+) -> None:
+    """Show what an updated entry of each parameter tensor costs, from what, and whether CWMP pays over Top-K.
+
+    [bold]Example:[/bold] cwmp-profile costs simulated-board --model resnet18 --optimizer adam --radio wifi
+    """
+    from cwmp_costmodels.costs.layers import layer_costs
+    from cwmp_costmodels.costs.scenario import Scenario
+    from cwmp_costmodels.gain.expected import expected_gain
+    from cwmp_costmodels.networks.source import load_model
+    from cwmp_costmodels.profile.files import load_profile
+
+    found = load_profile(profile)
+    network = load_model(model)
+    scenario = Scenario(
+        radio=radio,
+        optimizer=optimizer.value,
+        local_steps=local_steps,
+        receivers=receivers,
+        value_bits=value_bits,
+        density=density,
+        index_code=index_code,  # type: ignore[arg-type]  # Scenario refuses anything else
+        residency=residency.value,
+    )
+    inputs = _example(network, model, batch) if gradient_flops else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        result = layer_costs(found, network, scenario, static=static.value if static else None, gradient_inputs=inputs)
+        entries = sum(result.numel(name) for name in result.names())
+        gain = expected_gain(result, k=max(density * entries, 1.0), distribution=distribution)
+    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    if as_json:
+        from cwmp_cli.tables.costs import costs_json
+
+        print_json(costs_json(result, gain, model=model, warnings=notes))
+        return
+    _show(result, gain, model, notes)
+
+
+def _show(result: LayerCosts, gain: Gain, model: str, notes: list[str]) -> None:
+    from cwmp_cli.tables.costs import cost_table, summary
+    from cwmp_cli.tables.profile import heading
+
+    console = out()
+    if not console.is_terminal:
+        console.width = 240
+    for line in heading(result.profile):
+        console.print(line)
+    console.print()
+    console.print(cost_table(result, model))
+    console.print()
+    for line in summary(result, gain):
+        console.print(line)
+    for note in (*notes, *result.remarks):
+        warn(note)
+
+
+def _example(network: Any, spec: str, batch: int) -> tuple[Any, ...]:
+    from cwmp_costmodels.errors import ModelError
+    from cwmp_costmodels.networks.builtin import example_input
+
+    example = example_input(network, batch=batch)
+    if example is None:
+        raise ModelError(
+            f"--gradient-flops needs an example: {spec} has no attribute input_shape; set it to the shape of one example, such as "
+            "(3, 224, 224), or leave the option out"
+        )
+    return (example,)

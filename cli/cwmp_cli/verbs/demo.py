@@ -1,0 +1,81 @@
+"""Verb `demo`: the whole way on this machine, from joules to a profile to a training run. `make demo` calls it."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwmp_cli.options.console import DeviceName, SysfsRoot, err
+
+MODEL = "resnet18"
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for results; made if missing.")
+    ] = Path("demo-results"),
+    device: Annotated[DeviceName, typer.Option("--device", help="What to measure.")] = DeviceName.auto,
+    meter: Annotated[str | None, typer.Option("--meter", metavar="NAME", help="Default: the best one.")] = None,
+    tdp_w: Annotated[
+        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything.")] = 0,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="End with a small federated training run.")] = True,
+    sysfs_root: SysfsRoot = None,
+) -> None:
+    """Measure this machine, fit, show what updating a ResNet-18 costs, and train under an energy budget.
+
+    Takes a few minutes. Results of an earlier demo in the folder are replaced.
+
+    [bold]Example:[/bold] cwmp-profile demo -o demo-results
+    """
+    from cwmp_cli.options.console import out
+    from cwmp_cli.options.targets import open_targets
+    from cwmp_cli.tables.profile import print_profile
+    from cwmp_cli.verbs.costs import costs
+    from cwmp_cli.verbs.measure import plan_session, run_session, show_plan, show_result
+    from cwmp_costmodels.fit.sessions import fit_sessions
+    from cwmp_costmodels.profile.files import save_profile
+    from cwmp_costmodels.report.plots import plot_fit
+    from cwmp_profiler.errors import SessionError
+
+    began = time.monotonic()
+    for package in ("matplotlib", "flwr") if train else ("matplotlib",):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"no module named {package}", name=package)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SessionError(f"cannot make {output}: {error.strerror}; choose another folder with -o") from None
+    measurements, fitted, plot = output / "measurements.jsonl", output / "profile.json", output / "fit.png"
+    _step(1, "measure this machine")
+    with open_targets(device.value, meter=meter, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
+        session = plan_session(targets[0], preset="quick", repeats=None, seed=seed)
+        show_plan(session)
+        found = run_session(session, measurements, overwrite=True)
+    show_result(found)
+    _step(2, "fit the cost coefficients")
+    profile = fit_sessions([found], name="demo", seed=seed)
+    save_profile(profile, fitted)
+    print_profile(out(), profile)
+    plot_fit(profile, found.windows, plot)
+    _step(3, f"what updating a {MODEL} costs here")
+    costs(str(fitted), model=MODEL)
+    written = [measurements, fitted, plot]
+    if train:
+        _step(4, "train under an energy budget: CWMP and Top-K at equal energy")
+        from cwmp_federated.demo import run_demo
+
+        written += run_demo(output, fitted)
+    console = err()
+    console.print(f"\n[bold]Done in {time.monotonic() - began:.0f} s.[/bold] In {output}:")
+    for path in written:
+        console.print(f"  {path}")
+
+
+def _step(number: int, what: str) -> None:
+    err().print(f"\n[bold]{number}. {what}[/bold]")

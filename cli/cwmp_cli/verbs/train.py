@@ -1,0 +1,222 @@
+"""Verb `train`: a federated run under an energy budget."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+from cwmp_cli.options import training as options
+from cwmp_cli.options.console import Json, err, out, print_json, si
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from cwmp_federated.client.meter import RoundMeter
+    from cwmp_federated.training import RunResult
+
+RESUMABLE = {"resume", "rounds", "out_dir", "json_", "meter"}
+"""Options that may be given with --resume; everything else is what the run was started with."""
+
+
+def train(
+    ctx: typer.Context,
+    *,
+    profile: options.Profile = "",
+    rule: Annotated[str, typer.Option(help="cwmp, cwmp-l1, top-k, random-k, cheapest or dense.")] = "cwmp",
+    budget: Annotated[
+        str,
+        typer.Option(help="Per client and round: 5% (of the dense update's joules), 0.8J, k=1%, or NAME=5%,NAME=20mJ."),
+    ] = "5%",
+    dataset: options.Dataset = "digits",
+    data_dir: options.DataDir = None,
+    any_archive: options.AnyArchive = False,
+    train_limit: options.TrainLimit = 0,
+    test_limit: options.TestLimit = 0,
+    partition: options.Partition = "dirichlet:0.5",
+    clients: options.Clients = 10,
+    clients_per_round: options.ClientsPerRound = 0,
+    rounds: options.Rounds = 10,
+    local_epochs: options.LocalEpochs = 1,
+    batch_size: options.BatchSize = 32,
+    learning_rate: options.LearningRate = 0.05,
+    optimizer: options.Optimizer = "sgd",
+    model: options.Model = "mlp",
+    radio: options.Radio = "",
+    value_bits: options.ValueBits = 16,
+    error_feedback: Annotated[
+        bool, typer.Option("--feedback/--no-feedback", help="Keep what was not sent and add it to the next update.")
+    ] = True,
+    sparse_step: options.SparseStep = False,
+    downlink: options.Downlink = "dense",
+    allocation: options.Allocation = "each",
+    static: options.Static = "",
+    residency: options.Residency = "step",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split, weights, batches and sampling.")] = 0,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder of checkpoints, ledger, split and result."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in -o; --rounds may be raised, the rest stays.")
+    ] = False,
+    meter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also record this machine's joules: a meter's name, or auto."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Train a model over simulated clients, each within its energy budget, and account for every joule.
+
+    Clients train on their own images and send the entries that the rule selects within the budget. The budget is about
+    what selection changes: writing and sending the kept entries, by the device profile. The ledger shows all causes.
+
+    [bold]Example:[/bold] cwmp-profile train --profile simulated-board --radio wifi --budget 1% -o run
+    """
+    given = dict(locals())
+    if resume:
+        result = _resume(ctx, given)
+    else:
+        if not profile:
+            raise typer.BadParameter("name a device profile: --profile NAME (see 'cwmp-profile profiles')")
+        config = options.make_config(given, rule=rule, budget=budget, error_feedback=error_feedback, seed=seed)
+        result = _run(config, out_dir, resume=False, meter=meter, quiet=json_)
+    if out_dir is not None:
+        from cwmp_federated.records.checkpoint import RunStore
+
+        RunStore(out_dir).write("result.json", result.summary())
+    if json_:
+        print_json(result.summary())
+    else:
+        _show(result)
+
+
+def _resume(ctx: typer.Context, given: dict[str, Any]) -> RunResult:
+    from click.core import ParameterSource
+
+    from cwmp_federated.errors import FederatedError
+    from cwmp_federated.records.checkpoint import RunStore
+
+    folder = given["out_dir"]
+    if folder is None:
+        raise typer.BadParameter("--resume needs the run's folder: -o DIR")
+    explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if foreign := sorted(explicit - RESUMABLE):
+        raise typer.BadParameter(
+            f"--{foreign[0].replace('_', '-')} cannot change in a run that is resumed; leave it out"
+        )
+    store = RunStore(folder)
+    config = store.config()
+    if "rounds" in explicit:
+        if given["rounds"] < config.rounds:
+            raise FederatedError(f"--rounds {given['rounds']} is less than the {config.rounds} of the run in {folder}")
+        config = store.extend(config, given["rounds"])
+    return _run(config, folder, resume=True, meter=given["meter"], quiet=given["json_"])
+
+
+def _run(config: Any, folder: Path | None, *, resume: bool, meter: str | None, quiet: bool) -> RunResult:
+    from cwmp_federated.training import run_training
+
+    with _open_meter(meter) as round_meter, _Progress(config.rounds, quiet=quiet) as progress:
+        return run_training(config, folder, resume=resume, on_row=progress.show, meter=round_meter)
+
+
+def _open_meter(name: str | None) -> Any:
+    if name is None:
+        return nullcontext(None)
+    from contextlib import contextmanager
+
+    from cwmp_profiler.meters.base import MeterContext
+    from cwmp_profiler.meters.registry import open_meter
+
+    @contextmanager
+    def opened() -> Any:
+        from cwmp_federated.client.meter import RoundMeter
+
+        with open_meter(name, MeterContext(), device="cpu") as live:
+            reader: RoundMeter = RoundMeter(live)
+            yield reader
+
+    return opened()
+
+
+class _Progress:
+    """Live table on stderr: one line per round, the last one standing; nothing for machines."""
+
+    def __init__(self, rounds: int, *, quiet: bool) -> None:
+        self._rounds, self._console, self._quiet = rounds, err(), quiet
+        self._live: Live | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        from rich.live import Live
+
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Show one more round."""
+        options.warn_left_out(row)
+        self._rows.append(row)
+        if self._live is not None:
+            self._live.update(self._table())
+        elif not self._quiet:
+            self._console.print(
+                f"round {row['round']}/{self._rounds}: accuracy {row['accuracy']:.4f}, update {si(row['update_j'], 'J')}, "
+                f"total {si(row['total_j'], 'J')}, up {options.bytes_text(row['bytes_up'])}, "
+                f"down {options.bytes_text(row['bytes_down'])}"
+            )
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=f"round {self._rows[-1]['round'] if self._rows else 0} of {self._rounds}", box=None)
+        for head in ("round", "accuracy", "update", "memory", "compute", "uplink", "downlink", "fixed", "up", "down"):
+            table.add_column(head, justify="right")
+        for row in self._rows[-12:]:
+            table.add_row(
+                str(row["round"]),
+                f"{row['accuracy']:.4f}",
+                si(row["update_j"], "J"),
+                *(si(joules, "J") for joules in row["by_cause_j"].values()),
+                options.bytes_text(row["bytes_up"]),
+                options.bytes_text(row["bytes_down"]),
+            )
+        return table
+
+
+def _show(result: RunResult) -> None:
+    from rich.table import Table
+
+    energy = result.ledger.summary()
+    console = out()
+    last = result.history[-1]
+    config = result.config
+    console.print(
+        f"[bold]{config.rule}[/bold] at {config.budget} on {config.dataset}, {config.partition}, {config.clients} clients, "
+        f"{last['round']} rounds: accuracy [bold]{last['accuracy']:.4f}[/bold]"
+    )
+    table = Table(box=None)
+    table.add_column("joules by cause")
+    table.add_column(f"{energy['provenance']}", justify="right")
+    for cause, joules in energy["by_cause_j"].items():
+        table.add_row(cause, si(joules, "J"))
+    table.add_row("total", si(energy["total_j"], "J"))
+    table.add_row("of it updates (budgeted)", si(energy["update_j"], "J"))
+    if energy["metered_j"] is not None:
+        name = f"{energy['meter']['provenance']} on this machine ({energy['meter']['name']})"
+        table.add_row(name, si(energy["metered_j"], "J"))
+    console.print(table)
+    console.print(
+        f"bytes up {options.bytes_text(energy['bytes_up'])}, down {options.bytes_text(energy['bytes_down'])} (whole messages)"
+    )
+    for remark in result.remarks:
+        err().print(f"note: {remark}", markup=False)

@@ -1,0 +1,1 @@
+"""Joules of each parameter tensor of a model as a function of what is kept."""

@@ -1,0 +1,221 @@
+"""Joules per kept entry of every parameter tensor of a model: what the selector spends its budget on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cwmp_costmodels.costs.scenario import Scenario, open_links
+from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
+from cwmp_costmodels.errors import ModelError, ProfileError
+from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_model
+from cwmp_costmodels.profile.factors import factor_of
+from cwmp_costmodels.profile.prices import Prices, Static
+from cwmp_profiler.counts import STATE_TENSORS
+from cwmp_profiler.provenance import Provenance, weakest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cwmp_costmodels.networks.gradient_flops import GradientFlops
+    from cwmp_costmodels.profile.schema import Profile
+
+
+class LayerCosts:
+    """Joules per kept entry for every parameter tensor that training updates. `layer_costs` makes it.
+
+    Attributes:
+        layers: Cost of each tensor by parameter name.
+        scenario: What an entry causes.
+        static: Whether static power over the time of an operation is part of the cost.
+        provenance: The weakest provenance of profile and radio.
+        skipped: Parameters without a cost, and why.
+        gradient: Counted weight-gradient operations and what could not be counted; None if not asked for.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerCost], *, inspection: Inspection, gradient: GradientFlops | None = None
+    ) -> None:
+        self.layers = {layer.tensor.name: layer for layer in layers}
+        self.scenario = layers[0].scenario
+        self._prices, self._links = layers[0].prices, layers[0].links
+        self.static = self._prices.static
+        self.skipped = dict(inspection.skipped)
+        self.gradient = gradient
+        sources = [self.profile.provenance]
+        if self._links.radio is not None:
+            sources.append(self._links.radio.provenance)
+        self.provenance: Provenance = weakest(sources)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that the joules come from."""
+        return self._prices.profile
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know: derived and missing coefficients, the radio's own remarks."""
+        radio = self._links.radio
+        own = () if radio is None else tuple(f"radio {radio.name}: {remark}" for remark in radio.remarks)
+        return (*self._prices.remarks, *own)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the parameter names, as in `model.named_parameters()`."""
+        return tuple(self.layers)
+
+    def numel(self, name: str) -> int:
+        """Return the number of entries of a tensor."""
+        return self._layer(name).tensor.numel
+
+    def entry_j(self, name: str, density: float) -> float:
+        """Return the mean joules per kept entry at `density` (kept / numel) of a tensor, fixed parts excluded.
+
+        A density below one entry counts as one entry.
+        """
+        layer = self._layer(name)
+        kept = self._kept(layer, density)
+        return layer.entry_j(kept)
+
+    def marginal_j(self, name: str, density: float) -> float:
+        """Return the joules that one more kept entry adds at `density`, fixed parts excluded.
+
+        It is below `entry_j` as far as entries share lines and position bits. Numeric derivative with the small
+        temporaries held where they are at `density`.
+        """
+        layer = self._layer(name)
+        n = layer.tensor.numel
+        if n == 1:
+            return layer.entry_j(1)
+        kept = self._kept(layer, density)
+        step = max(kept, 1.0) * 1e-3
+        low, high = max(kept - step, 0.0), min(kept + step, n * (1 - 1e-9))
+        low = min(low, high - step)
+        at = [amount * layer.entry_j(amount, temporaries_of=kept) if amount else 0.0 for amount in (low, high)]
+        return (at[1] - at[0]) / (high - low)
+
+    def fixed_j(self, name: str) -> float:
+        """Return the joules caused once if anything of the tensor is kept: operator calls, and a bitmask if positions are one."""
+        return self._layer(name).fixed_j()
+
+    def burst_j(self) -> float:
+        """Return the joules caused once by a payload that is not empty: promotion and tail of the uplink.
+
+        The downlink's bursts happen once a round, whatever this payload holds; they are not part of its cost.
+        """
+        return self._links.burst_j
+
+    def parts_j(self, kept: Mapping[str, int], *, payload_bits: float | None = None) -> dict[str, float]:
+        """Return the joules by cause: `memory`, `compute`, `uplink`, `downlink`, `fixed`.
+
+        Args:
+            kept: Entries kept by parameter name; absent names keep none.
+            payload_bits: Bits of the payload as it was encoded; they replace the modelled uplink bits.
+
+        Raises:
+            ModelError: If a name is unknown or more is kept than there is.
+        """
+        total = dict.fromkeys(CAUSES, 0.0)
+        for name, count in kept.items():
+            layer = self._layer(name)
+            if not 0 <= count <= layer.tensor.numel:
+                raise ModelError(f"cannot keep {count} of the {layer.tensor.numel} entries of {name}")
+            for cause, joules in layer.parts_j(count).items():
+                total[cause] += joules
+        if payload_bits is not None:
+            total["uplink"] = payload_bits * self._links.up_j_per_bit
+        if any(kept.values()):
+            total["fixed"] += self.burst_j()
+        return total
+
+    def dense_j(self) -> float:
+        """Return the joules of keeping everything: dense kernels, values without positions."""
+        return sum(self.parts_j({name: self.numel(name) for name in self.layers}).values())
+
+    def spread(self) -> float:
+        """Return the dearest over the cheapest `entry_j` at the scenario's density."""
+        costs = [self.entry_j(name, self.scenario.density) for name in self.layers]
+        return max(costs) / min(costs)
+
+    def variation(self) -> float:
+        """Return the coefficient of variation of the cost of an entry drawn at random: it ignores how few entries are odd."""
+        weights = [layer.tensor.numel for layer in self.layers.values()]
+        costs = [self.entry_j(name, self.scenario.density) for name in self.layers]
+        mean = sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights)
+        square = sum(w * (c - mean) ** 2 for w, c in zip(weights, costs, strict=True)) / sum(weights)
+        return float(square**0.5 / mean)
+
+    def _layer(self, name: str) -> LayerCost:
+        try:
+            return self.layers[name]
+        except KeyError:
+            why = f"it is {self.skipped[name]}" if name in self.skipped else "the model has no such parameter"
+            raise ModelError(f"no cost for parameter {name!r}: {why}") from None
+
+    @staticmethod
+    def _kept(layer: LayerCost, density: float) -> float:
+        if not 0 <= density <= 1:
+            raise ModelError(f"density of {layer.tensor.name} is kept / numel, from 0 to 1, got {density}")
+        return max(density * layer.tensor.numel, 1.0) if density < 1 else float(layer.tensor.numel)
+
+
+def layer_costs(
+    profile: Profile,
+    model: nn.Module,
+    scenario: Scenario | None = None,
+    *,
+    static: Static | None = None,
+    gradient_inputs: Sequence[Any] | None = None,
+) -> LayerCosts:
+    """Return the joules per kept entry of every parameter tensor of a model.
+
+    Args:
+        profile: Device profile.
+        model: Any torch module; only names, shapes and types of its parameters are used.
+        scenario: What an entry causes; None takes `Scenario()`.
+        static: `attributed` adds static power over the time that the update takes; None does so where the profile has times.
+        gradient_inputs: Inputs of `model.forward`; if given, the weight gradient's operations are counted with them and are
+            part of `compute`.
+
+    Raises:
+        ProfileError: If the profile lacks a coefficient that is needed.
+        ModelError: If the model has parameters without a cost model.
+        RadioError: If the scenario's radio is not known.
+    """
+    scenario = scenario or Scenario()
+    prices, links = Prices(profile, static), open_links(scenario, profile)
+    inspection, info = inspect_model(model), profile.device.info()
+    gradient = None
+    if gradient_inputs is not None:
+        from cwmp_costmodels.networks.gradient_flops import count_gradient_flops
+
+        gradient = count_gradient_flops(model, gradient_inputs)
+    layers = [
+        LayerCost(
+            tensor=tensor,
+            level=info.level_of(own := _set_bytes(inspection, tensor, scenario, 2 + STATE_TENSORS[scenario.optimizer])),
+            receiver_level=info.level_of(theirs := _set_bytes(inspection, tensor, scenario, 1)),
+            shares=info.shares_of(own),
+            receiver_shares=info.shares_of(theirs),
+            factors={mode: factor_of(profile, tensor, scenario.optimizer, mode) for mode in ("sparse", "dense")},
+            receiver_factors={mode: factor_of(profile, tensor, "sgd", mode) for mode in ("sparse", "dense")},
+            gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
+            prices=prices,
+            scenario=scenario,
+            links=links,
+        )
+        for tensor in inspection.tensors
+    ]
+    costs = LayerCosts(layers, inspection=inspection, gradient=gradient)
+    for name in costs.names():
+        if not costs.entry_j(name, scenario.density) > 0:
+            raise ProfileError(
+                f"an entry of {name} costs 0 J by profile {profile.name}: its coefficients for {costs.layers[name].level} are 0 "
+                "@ $.coefficients, so nothing can be weighed; measure again with a larger preset"
+            )
+    return costs
+
+
+def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> int:
+    """Bytes among which a tensor lives between updates: `copies` counts parameter, gradient and state tensors of the step."""
+    tensors = inspection.tensors if scenario.residency == "step" else (tensor,)
+    return sum(t.numel * t.entry_bytes for t in tensors) * copies

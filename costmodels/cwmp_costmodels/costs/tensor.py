@@ -1,0 +1,171 @@
+"""Joules of one parameter tensor as a function of how many of its entries are kept, by cause.
+
+A kept entry of a tensor with n entries, k of them kept, costs
+
+    local_steps x (lines touched, indices and values streamed, arithmetic)  by the scenario's optimiser
+  + receivers x (the same for a plain addition)
+  + (value bits + position bits) x (uplink J/bit + receivers x downlink J/bit)
+
+divided by k. Operator calls (launches) are paid once per touched tensor, promotion and tail of the radio once per payload;
+they stand apart as fixed joules. A tensor that is kept whole takes the dense kernels and sends no positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cwmp_costmodels.costs.scenario import Links, Scenario
+from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.profile.factors import Factor
+from cwmp_costmodels.profile.prices import Prices
+from cwmp_profiler.counts import Counts, Optimizer, blend, dense_update, sparse_update
+
+CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
+PER_ENTRY = CAUSES[:-1]
+
+TEMPORARY_BYTES = 24
+"""Bytes of indices, values and one temporary per kept entry: where they live is decided as the microbenchmark `update` does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """Cost of one parameter tensor.
+
+    Attributes:
+        tensor: Name, layer type, shape and type.
+        level: Memory level where parameter and optimiser state live between local steps.
+        receiver_level: The same for the plain addition of a receiver.
+        shares: Shares of the working set by level, where it lives at several (see `DeviceInfo.shares_of`); None is all at `level`.
+        receiver_shares: The same for a receiver.
+        factors: Correction of the local update, by `sparse` and `dense`.
+        receiver_factors: Correction of a receiver's addition.
+        gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
+        prices: Joules per count.
+        scenario: What an entry causes.
+        links: The radio's joules per bit.
+    """
+
+    tensor: TensorInfo
+    level: str
+    receiver_level: str
+    factors: Mapping[str, Factor]
+    receiver_factors: Mapping[str, Factor]
+    gradient_flops: float
+    prices: Prices
+    scenario: Scenario
+    links: Links
+    shares: Mapping[str, float] | None = None
+    receiver_shares: Mapping[str, float] | None = None
+
+    def parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
+        """Return the joules by cause (`CAUSES`) of keeping `kept` of the entries.
+
+        Args:
+            kept: Entries kept, 0 <= kept <= numel; may be an expectation.
+            temporaries_of: Entries that decide where the step's small temporaries live; None takes `kept`.
+        """
+        parts = dict.fromkeys(CAUSES, 0.0)
+        if kept == 0:
+            return parts
+        for times, factor, counts in self._updates(kept, temporaries_of):
+            joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
+            for cause, part in (("memory", "memory"), ("compute", "compute"), ("fixed", "launch")):
+                parts[cause] += times * joules[part]
+        if self.gradient_flops:
+            flops = self.gradient_flops * kept * self.scenario.local_steps
+            parts["compute"] += flops * self.prices.price(f"flop_{self.tensor.dtype}").joules()
+        parts["uplink"], parts["downlink"] = self._air_j(self.bits(kept))
+        return parts
+
+    def bits(self, kept: float) -> float:
+        """Return the modelled payload bits, values and positions."""
+        if self.links.radio is None:
+            return 0.0
+        from cwmp_costmodels.radio import payload_bits
+
+        code = "dense" if kept == self.tensor.numel else self.scenario.index_code
+        return payload_bits(self.tensor.numel, kept, self.scenario.value_bits, code)
+
+    def mask_bits(self, kept: float) -> float:
+        """Return the position bits that are paid once, however many entries are kept (a bitmask)."""
+        if self.scenario.index_code != "bitmask" or kept in (0, self.tensor.numel):
+            return 0.0
+        return max(self.bits(kept) - kept * self.scenario.value_bits, 0.0)
+
+    def fixed_j(self) -> float:
+        """Return the joules paid once if anything of the tensor, but not all, is kept: operator calls and a bitmask."""
+        kept = min(1.0, self.tensor.numel / 2)
+        up, down = self._air_j(self.mask_bits(kept))
+        return self.parts_j(kept)["fixed"] + up + down
+
+    def entry_parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
+        """Return the joules per kept entry by cause, without what is paid once."""
+        parts = self.parts_j(kept, temporaries_of=temporaries_of)
+        parts["uplink"], parts["downlink"] = self._air_j(self.bits(kept) - self.mask_bits(kept))
+        return {cause: parts[cause] / kept for cause in PER_ENTRY}
+
+    def entry_j(self, kept: float, *, temporaries_of: float | None = None) -> float:
+        """Return the mean joules per kept entry, without what is paid once."""
+        return sum(self.entry_parts_j(kept, temporaries_of=temporaries_of).values())
+
+    def sources_j(self, kept: float) -> dict[str, float]:
+        """Return the joules per kept entry by coefficient (see `Prices.origin`), `uplink` and `downlink`."""
+        sources: dict[str, float] = {}
+        for times, factor, counts in self._updates(kept, None):
+            for count, amount in counts.items():
+                if count != "launch" and amount:
+                    origin = self.prices.origin(count)
+                    price = self.prices.price(count).joules(factor.value, factor.time_value)
+                    joules = times * amount * price / kept
+                    sources[origin] = sources.get(origin, 0.0) + joules
+        if self.gradient_flops:
+            origin = f"flop_{self.tensor.dtype}"
+            sources[origin] = self.gradient_flops * self.scenario.local_steps * self.prices.price(origin).joules()
+        parts = self.entry_parts_j(kept)
+        return sources | {cause: parts[cause] for cause in ("uplink", "downlink") if parts[cause]}
+
+    def _air_j(self, bits: float) -> tuple[float, float]:
+        return bits * self.links.up_j_per_bit, bits * self.links.down_j_per_bit * self.scenario.receivers
+
+    def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
+        scenario = self.scenario
+        mode = "dense" if kept == self.tensor.numel else "sparse"
+        own = self._counts(kept, self.shares or {self.level: 1.0}, scenario.optimizer, temporaries_of)
+        updates = [(scenario.local_steps, self.factors[mode], own)]
+        if scenario.receivers:
+            theirs = self._counts(kept, self.receiver_shares or {self.receiver_level: 1.0}, "sgd", temporaries_of)
+            updates.append((scenario.receivers, self.receiver_factors[mode], theirs))
+        return updates
+
+    def dense_step_counts(self, optimizer: Optimizer) -> Counts:
+        """Return what one dense step of an optimiser on this tensor does: operator calls, bytes and operations by name."""
+        return self._counts(self.tensor.numel, self.shares or {self.level: 1.0}, optimizer, None)
+
+    def _counts(
+        self, kept: float, shares: Mapping[str, float], optimizer: Optimizer, temporaries_of: float | None
+    ) -> Counts:
+        tensor, device = self.tensor, self.prices.profile.device.info()
+        caches = device.processor_caches
+        if kept == tensor.numel:
+            return blend(
+                shares,
+                lambda level: dense_update(
+                    tensor.numel, level, optimizer, entry_bytes=tensor.entry_bytes, processor_caches=caches
+                ),
+            )
+        temporaries = kept if temporaries_of is None else temporaries_of
+        near = device.level_of(temporaries * TEMPORARY_BYTES)
+        return blend(
+            shares,
+            lambda level: sparse_update(
+                tensor.numel,
+                kept,
+                level,
+                optimizer,
+                entry_bytes=tensor.entry_bytes,
+                line_bytes=device.line_bytes,
+                temporary_level=near,
+                processor_caches=caches,
+            ),
+        )

@@ -1,0 +1,1 @@
+"""The fit: windows of sessions as arrays, two linear models, intervals, doubts."""

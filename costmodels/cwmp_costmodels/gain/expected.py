@@ -1,0 +1,193 @@
+"""Does it pay? What CWMP gains over Top-K for given costs, before any training.
+
+Gain is told in three ways: retained value and squared error at equal energy, and joules at equal retained value. The
+population of entries is a distribution (closed form) or a gradient at hand. See docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cwmp_costmodels.errors import ScenarioError
+from cwmp_costmodels.gain.choices import Choice, Rule, Solver
+from cwmp_costmodels.gain.distributions import Distribution, distribution_of
+from cwmp_costmodels.gain.populations import population_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from cwmp_costmodels.costs.layers import LayerCosts
+
+WORTHWHILE = 0.02
+NARROW = 1.5
+"""Spread of costs per entry below which a gain needs another explanation."""
+
+MOSTLY = 0.5
+"""Share of the entries kept in whole tensors from which the verdict says so: it is what saves, however like costs of entries are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What CWMP gains over Top-K.
+
+    Attributes:
+        rule: The rule compared with Top-K.
+        population: Where the entries come from, in words.
+        budget_j: Joules that both may spend.
+        dense_j: Joules of keeping everything.
+        spread: Dearest over cheapest entry at the scenario's density.
+        variation: Coefficient of variation of the cost of an entry.
+        top_k: Top-K within the budget.
+        cwmp: The rule within the budget.
+        cwmp_at_equal_k: The rule with as many entries as Top-K keeps within the budget.
+        retained_ratio: Retained value of the rule over Top-K's, at equal energy.
+        error_ratio: Squared error of Top-K over the rule's, at equal energy; None where the rule leaves none.
+        energy_ratio: Joules that Top-K needs to retain what the rule retains, over the rule's joules.
+        ranking_ratio: The same with everything left out that is not paid per entry: what ranking by cost gains by itself.
+        energy_ratio_at_equal_k: Top-K's joules over the rule's, with as many entries.
+        retained_ratio_at_equal_k: Retained value of the rule over Top-K's (never above 1), with as many entries.
+        guaranteed: Share of ||g||^2 that g^2/c keeps within the budget whatever the gradient: (B - c_max) / sum(c).
+        worthwhile: Smallest energy_ratio - 1 that is called worth it.
+    """
+
+    rule: str
+    population: str
+    budget_j: float
+    dense_j: float
+    spread: float
+    variation: float
+    top_k: Choice
+    cwmp: Choice
+    cwmp_at_equal_k: Choice
+    retained_ratio: float
+    error_ratio: float | None
+    energy_ratio: float
+    ranking_ratio: float
+    energy_ratio_at_equal_k: float
+    retained_ratio_at_equal_k: float
+    guaranteed: float
+    worthwhile: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether ranking by cost saves at least `worthwhile` of the joules for the same retained value."""
+        return self.ranking_ratio - 1 >= self.worthwhile and self.energy_ratio - 1 >= self.worthwhile
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: use the rule, or use Top-K."""
+        saved, ranked = 1 - 1 / self.energy_ratio, 1 - 1 / self.ranking_ratio
+        if self.pays:
+            whole = self.cwmp.whole / self.cwmp.kept
+            how = ""
+            if whole > MOSTLY:
+                only = f", though costs of entries spread only {self.spread:.3g}x," if self.spread < NARROW else ""
+                how = f"{only} by keeping {whole:.0%} of its entries in whole tensors, whose dense kernels are cheaper"
+            return (
+                f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
+            )
+        why = f"use Top-K: costs of entries spread {self.spread:.3g}x (coefficient of variation {self.variation:.2g}), and"
+        if ranked < self.worthwhile <= saved:
+            return (
+                f"{why} ranking by cost saves {max(ranked, 0.0):.1%} of the joules; {self.rule} would save {saved:.1%}, by leaving "
+                f"tensors alone that are not worth their operator calls ({self.population})"
+            )
+        return f"{why} {self.rule} saves {max(min(saved, ranked), 0.0):.1%} of the joules ({self.population})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with every attribute, `pays` and `verdict`."""
+        return {**asdict(self), "pays": self.pays, "verdict": self.verdict}
+
+
+def expected_gain(
+    costs: LayerCosts,
+    *,
+    budget_fraction: float | None = None,
+    budget_j: float | None = None,
+    k: float | None = None,
+    distribution: str | Distribution | Mapping[str, Distribution] = "laplace",
+    shape: float | None = None,
+    scales: Mapping[str, float] | None = None,
+    gradients: Mapping[str, torch.Tensor] | None = None,
+    rule: Rule = "cwmp",
+    worthwhile: float = WORTHWHILE,
+) -> Gain:
+    """Return what CWMP is expected to gain over Top-K.
+
+    Args:
+        costs: Joules per kept entry, from `layer_costs`.
+        budget_fraction: Budget as a share of the dense joules; exactly one of the three budgets is given.
+        budget_j: Budget in joules.
+        k: Budget as what Top-K spends on k entries.
+        distribution: Of the gradient entries: `gaussian`, `laplace`, `generalized-gaussian:BETA`, `student-t:NU`; or
+            one `Distribution` a tensor by parameter name.
+        shape: The same shape as a number.
+        scales: Root mean square of each tensor's entries; None takes one scale for all.
+        gradients: A gradient at hand by parameter name; it replaces the distribution.
+        rule: `cwmp` (g^2/c) or `cwmp-l1` (|g|/c).
+        worthwhile: Smallest saving in joules that is worth it.
+
+    Raises:
+        ScenarioError: If an argument is out of range or the budget does not pay for a single entry.
+    """
+    if rule not in ("cwmp", "cwmp-l1"):
+        raise ScenarioError(f"no rule {rule!r} to compare with Top-K; give 'cwmp' or 'cwmp-l1'")
+    kinds = distribution_of(distribution, shape) if isinstance(distribution, str | Distribution) else distribution
+    population = population_of(costs, kinds, scales, gradients)
+    solver = Solver(costs, population)
+    budget = _budget_j(solver, budget_fraction, budget_j, k)
+    top_k, cwmp = solver.within(budget, "top-k"), solver.within(budget, rule)
+    poor = next((name for name, choice in (("top-k", top_k), (rule, cwmp)) if choice.kept < 1), None)
+    if poor is not None:
+        raise ScenarioError(
+            f"a budget of {budget:.3g} J pays for no entry by {poor}: promotion, tail and operator calls alone cost "
+            f"{solver.least_j():.3g} J or more; give more"
+        )
+    same_k, same_value = solver.keeping(top_k.kept, rule), solver.top_k_retaining(cwmp.retained)
+    left = 1 - cwmp.retained
+    return Gain(
+        rule=rule,
+        population=population.title,
+        budget_j=budget,
+        dense_j=costs.dense_j(),
+        spread=costs.spread(),
+        variation=costs.variation(),
+        top_k=top_k,
+        cwmp=cwmp,
+        cwmp_at_equal_k=same_k,
+        retained_ratio=cwmp.retained / top_k.retained,
+        error_ratio=(1 - top_k.retained) / left if left > 1e-12 else None,
+        energy_ratio=same_value.energy_j / cwmp.energy_j,
+        ranking_ratio=_ranking_ratio(Solver(costs, population, fixed=False), top_k.kept, rule),
+        energy_ratio_at_equal_k=top_k.energy_j / same_k.energy_j,
+        retained_ratio_at_equal_k=same_k.retained / top_k.retained,
+        guaranteed=solver.guaranteed(budget),
+        worthwhile=worthwhile,
+    )
+
+
+def _ranking_ratio(solver: Solver, kept: float, rule: Rule) -> float:
+    cwmp = solver.within(solver.keeping(kept, "top-k").energy_j, rule)
+    return solver.top_k_retaining(cwmp.retained).energy_j / cwmp.energy_j
+
+
+def _budget_j(solver: Solver, fraction: float | None, joules: float | None, k: float | None) -> float:
+    given = {"budget_fraction": fraction, "budget_j": joules, "k": k}
+    stated = [(name, value) for name, value in given.items() if value is not None]
+    if len(stated) != 1:
+        raise ScenarioError("give exactly one of budget_fraction, budget_j and k")
+    name, value = stated[0]
+    if not 0 < value < math.inf or (name == "budget_fraction" and value > 1):
+        raise ScenarioError(
+            f"{name} is {value}; give a positive number" + (" up to 1" if name == "budget_fraction" else "")
+        )
+    if name == "k":
+        if value > solver.population.sizes.sum():
+            raise ScenarioError(
+                f"k is {value}, more than the {int(solver.population.sizes.sum())} entries of the model"
+            )
+        return solver.keeping(value, "top-k").energy_j
+    return value if name == "budget_j" else value * solver.costs.dense_j()

@@ -1,0 +1,1 @@
+"""Networks: the built-in ones, those from elsewhere, and what their parameter tensors are."""

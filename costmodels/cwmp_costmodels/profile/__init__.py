@@ -1,0 +1,1 @@
+"""The device profile: schema, files, migration, plausibility, joules per count."""

@@ -1,0 +1,1 @@
+"""Profiles as the truth of simulated devices and radios."""

@@ -1,0 +1,1 @@
+"""Predicted against measured joules of work that the fit never saw."""

@@ -1,0 +1,124 @@
+"""Predicted against measured joules of work that the fit never saw: what a profile is worth."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from cwmp_costmodels.errors import ProfileError
+from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
+from cwmp_costmodels.validation.work import FAMILY, counts_by_kind
+from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.sessions.measurements import Measurements, Window
+
+
+def predict(profile: Profile, parts: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
+    """Return (joules, seconds) that a profile predicts for work, static power over the predicted time included.
+
+    Args:
+        profile: A profile with static power and times.
+        parts: Counts by kind of work, as `counts_by_kind` returns them; kinds in `profile.layers` take their factors.
+
+    Raises:
+        ProfileError: If the profile lacks a coefficient that the work needs.
+    """
+    energy_j = duration_s = 0.0
+    for kind, counts in parts.items():
+        layer = profile.layers.get(kind)
+        factor = layer.factor.value if layer else 1.0
+        time_factor = layer.time_factor.value if layer and layer.time_factor else 1.0
+        for name, amount in counts.items():
+            if not amount:
+                continue
+            if name not in profile.coefficients:
+                raise ProfileError(
+                    f"profile {profile.name} has no $.coefficients.{name}, which the work needs; measure with --preset standard"
+                )
+            energy_j += factor * profile.coefficients[name].value * amount
+            duration_s += time_factor * (profile.times[name].value if name in profile.times else 0.0) * amount
+    static_w = profile.coefficients["static_power"].value if "static_power" in profile.coefficients else 0.0
+    return energy_j + static_w * duration_s, duration_s
+
+
+def check_same_device(profile: Profile, device: DeviceInfo, meter: str) -> None:
+    """Refuse to hold a profile against another device or meter than it was made with.
+
+    Raises:
+        ProfileError: Naming the field and both values.
+    """
+    told = {
+        "device.kind": device.kind,
+        "device.model": device.model,
+        "device.threads": device.threads,
+        "meter.name": meter,
+    }
+    block = profile.device
+    mine = {
+        "device.kind": block.kind,
+        "device.model": block.model,
+        "device.threads": block.threads,
+        "meter.name": profile.meter.name,
+    }
+    for field, value in told.items():
+        if value != mine[field]:
+            raise ProfileError(
+                f"profile {profile.name} was made with {field} {mine[field]!r}, this is {value!r}; validate it where it was made"
+            )
+
+
+def validate(profile: Profile, found: Measurements) -> ValidationBlock:
+    """Compare the measured joules of a validation session with what the profile predicts.
+
+    Args:
+        profile: The profile to judge; times must be there.
+        found: A session of `validation_points`.
+
+    Returns:
+        One case per point, joules per step; the mean over repeats is what was measured.
+
+    Raises:
+        ProfileError: If the session has no validation windows, or the profile cannot predict them.
+    """
+    windows: dict[str, list[Window]] = defaultdict(list)
+    for window in found.windows:
+        if window.family == FAMILY:
+            windows[window.point].append(window)
+    if not windows:
+        raise ProfileError(f"{found.path} has no windows of family {FAMILY}; make them with 'cwmp-profile validate'")
+    cases = [_case(profile, group) for group in windows.values()]
+    errors = [abs(case.error) for case in cases]
+    return ValidationBlock(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        meter=found.header.meter.name,
+        provenance=found.header.meter.provenance,
+        cases=sorted(cases, key=lambda case: case.case),
+        mean_abs_error=statistics.fmean(errors),
+        worst_abs_error=max(errors),
+    )
+
+
+def _case(profile: Profile, windows: list[Window]) -> ValidationCase:
+    first = windows[0]
+    parts = counts_by_kind(first.workload, first.params, profile.device.info())
+    energy_j, duration_s = predict(profile, parts)
+    measured = [window.energy_j / window.iterations for window in windows]
+    seconds = [window.duration_s / window.iterations for window in windows]
+    measured_j = statistics.fmean(measured)
+    density = first.params["density"]
+    update = "dense" if density >= 1 else f"{density:.0%} sparse"
+    work = first.workload.partition(".")[2]
+    return ValidationCase(
+        case=f"{work} {first.params['model']} {first.params['optimizer']} {update}",
+        predicted_j=energy_j,
+        measured_j=measured_j,
+        error=(energy_j - measured_j) / measured_j,
+        detail={
+            **first.params,
+            "predicted_s": duration_s,
+            "measured_s": statistics.fmean(seconds),
+            "repeats": len(windows),
+            "spread": (max(measured) - min(measured)) / measured_j,
+        },
+    )

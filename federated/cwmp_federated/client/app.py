@@ -1,0 +1,73 @@
+"""The Flower ClientApp: local training as Flower users write it, made sparse by the CWMP mod.
+
+Point a Flower project at it: `clientapp = "cwmp_federated.client.app:app"`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from cwmp_federated.client.learning import batches, evaluate, first_gradient, load_state, state_of, train
+from cwmp_federated.client.mod import Client, CwmpMod, round_of, setup_of
+from cwmp_federated.client.setup import generator
+from cwmp_federated.wire import records as wire
+
+app = ClientApp()
+
+
+@app.train(mods=[CwmpMod()])
+def train_client(message: Message, context: Context) -> Message:
+    """Train the model of the message on this client's images; return all arrays, changed."""
+    setup = setup_of(context)
+    client, config, model = Client(context, setup), setup.config, setup.model
+    load_state(model, wire.to_state(message.content.array_records[wire.ARRAYS]))
+    images, labels = setup.images(client.index)
+    plan = batches(
+        len(labels),
+        config.batch_size,
+        config.local_epochs,
+        generator(config.seed, round_of(message), client.index, 1),
+    )
+    records: OrderedDict[str, ArrayRecord] = OrderedDict()
+    threshold: dict[str, float] = {}
+    kept: dict[str, Tensor] | None = None
+    if config.sparse_step:
+        gradient = first_gradient(model, images, labels, plan[0])
+        estimate = {name: -config.learning_rate * len(plan) * g for name, g in gradient.items()}
+        update = client.select(estimate, client.feedback(), message, local_steps=len(plan))
+        kept = dict(update.indices)
+        threshold["lambda"] = update.lambda_
+        records[wire.KEPT] = wire.to_record(
+            {
+                **{f"index/{name}": index for name, index in kept.items()},
+                **{f"estimate/{name}": change for name, change in estimate.items()},
+            }
+        )
+    done = train(
+        model,
+        images,
+        labels,
+        plan,
+        learning_rate=config.learning_rate,
+        optimizer=config.optimizer,
+        kept=kept,
+    )
+    records[wire.ARRAYS] = wire.to_record(state_of(model))
+    metrics = MetricRecord(
+        {wire.NUM_EXAMPLES: len(labels), "loss": done.loss, "steps": done.steps, "images": done.images, **threshold}
+    )
+    return Message(RecordDict({**records, wire.METRICS: metrics}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate_client(message: Message, context: Context) -> Message:
+    """Test the model of the message on the shared test set."""
+    setup = setup_of(context)
+    load_state(setup.model, wire.to_state(message.content.array_records[wire.ARRAYS]))
+    accuracy, loss = evaluate(setup.model, setup.dataset)
+    metrics = MetricRecord({wire.NUM_EXAMPLES: len(setup.dataset.test_y), "accuracy": accuracy, "loss": loss})
+    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)

@@ -1,0 +1,1 @@
+"""Data sets by name, and which client holds which part."""

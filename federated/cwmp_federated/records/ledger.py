@@ -1,0 +1,171 @@
+"""The energy ledger: joules of every round and client by cause, which add up and say where they come from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cwmp_costmodels.profile.files import write_atomic
+from cwmp_federated.errors import FederatedError
+from cwmp_profiler.provenance import Provenance, weakest
+
+CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One client's round.
+
+    Attributes:
+        round: Round, from 1.
+        client: Client, the partition it holds.
+        profile: Profile of its device.
+        provenance: Where the joules come from.
+        memory_j: Joules of memory traffic: the update's writes and the local optimiser's.
+        compute_j: Joules of arithmetic: local training and the update's.
+        uplink_j: Joules of sending the payload, for the bits that were really sent.
+        downlink_j: Joules of receiving the model, for the bits that were really sent.
+        fixed_j: Joules once a round: radio promotion and tail, and the messages' envelopes.
+        update_j: Part of the above that the budget is about: writing and sending the selected entries.
+        budget_j: Budget of `update_j`; None without one (dense, or a share of entries).
+        payload_bytes: Bytes of the encoded update.
+        bytes_up: Bytes of the whole message to the server.
+        bytes_down: Bytes of the whole message from the server.
+        kept: Entries sent.
+        entries: Entries of the model.
+    """
+
+    round: int
+    client: int
+    profile: str
+    provenance: Provenance
+    memory_j: float
+    compute_j: float
+    uplink_j: float
+    downlink_j: float
+    fixed_j: float
+    update_j: float
+    budget_j: float | None
+    payload_bytes: int
+    bytes_up: int
+    bytes_down: int
+    kept: int
+    entries: int
+
+    @property
+    def total_j(self) -> float:
+        """Sum over causes, in joules."""
+        return math.fsum(getattr(self, f"{cause}_j") for cause in CAUSES)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every attribute and the total."""
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "total_j": self.total_j}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Entry:
+        """Return the entry that `to_json` wrote; ValueError, KeyError or TypeError if it is not one."""
+        values = {f.name: data[f.name] for f in fields(cls)}
+        values["provenance"] = Provenance(values["provenance"])
+        return cls(**values)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Entries of a run in the order in which rounds ended.
+
+    Attributes:
+        entries: All entries.
+        metered_j: Joules by round that a live meter gave for the machine that ran the clients (measured or estimated, as
+            `meter` says); empty without a meter.
+        meter: Name and provenance of that meter.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    metered_j: dict[int, float] = field(default_factory=dict)
+    meter: dict[str, str] | None = None
+
+    def total(self, cause: str | None = None, *, where: Callable[[Entry], bool] | None = None) -> float:
+        """Return the joules of a cause, or of all, over the entries for which `where` holds."""
+        chosen = (entry for entry in self.entries if where is None or where(entry))
+        return math.fsum(entry.total_j if cause is None else getattr(entry, f"{cause}_j") for entry in chosen)
+
+    def by_cause(self, entries: Iterable[Entry] | None = None) -> dict[str, float]:
+        """Return joules by cause; they sum to the total."""
+        chosen = list(self.entries if entries is None else entries)
+        return {cause: math.fsum(getattr(entry, f"{cause}_j") for entry in chosen) for cause in CAUSES}
+
+    def of_round(self, number: int) -> list[Entry]:
+        """Return the entries of one round."""
+        return [entry for entry in self.entries if entry.round == number]
+
+    def update_j(self, up_to_round: int | None = None) -> float:
+        """Return the joules that budgets are about, up to a round."""
+        return math.fsum(e.update_j for e in self.entries if up_to_round is None or e.round <= up_to_round)
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """The provenance that claims least; None while the ledger is empty."""
+        return weakest(entry.provenance for entry in self.entries) if self.entries else None
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes sent to the server."""
+        return sum(entry.bytes_up for entry in self.entries)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes sent by the server."""
+        return sum(entry.bytes_down for entry in self.entries)
+
+    def truncate(self, last_round: int) -> None:
+        """Forget what came after a round: a resumed run repeats it."""
+        self.entries = [entry for entry in self.entries if entry.round <= last_round]
+        self.metered_j = {r: joules for r, joules in self.metered_j.items() if r <= last_round}
+
+    def summary(self) -> dict[str, Any]:
+        """Return totals as JSON."""
+        provenance = self.provenance
+        return {
+            "provenance": str(provenance) if provenance else None,
+            "total_j": self.total(),
+            "by_cause_j": self.by_cause(),
+            "update_j": self.update_j(),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "metered_j": math.fsum(self.metered_j.values()) if self.metered_j else None,
+            "meter": self.meter,
+        }
+
+
+def save_ledger(path: Path, ledger: Ledger) -> None:
+    """Write a ledger as JSON Lines: one line for the meter, then one per client and round."""
+    head = {"ledger": 1, "meter": ledger.meter, "metered_j": {str(k): v for k, v in ledger.metered_j.items()}}
+    lines = [json.dumps(head), *(json.dumps(entry.to_json()) for entry in ledger.entries)]
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+def load_ledger(path: Path) -> Ledger:
+    """Read a ledger.
+
+    Raises:
+        FederatedError: If it cannot be read or a line is not an entry; names the line.
+    """
+    try:
+        lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FederatedError(f"cannot read ledger {path}: {error.strerror}") from None
+    number = 1
+    try:
+        head = json.loads(lines[0])
+        measured = {int(k): float(v) for k, v in head["metered_j"].items()}
+        ledger = Ledger(metered_j=measured, meter=head["meter"])
+        for line in lines[1:]:
+            number += 1
+            ledger.entries.append(Entry.from_json(json.loads(line)))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise FederatedError(f"{path}:{number} is not a ledger line ({error}); start the run again") from None
+    return ledger

@@ -1,0 +1,1 @@
+"""The server's side: admission, aggregation, the common threshold."""

@@ -1,0 +1,1 @@
+"""Many runs, and the frontier of accuracy against joules."""

@@ -1,0 +1,110 @@
+"""The frontier as a picture: accuracy against joules with intervals over seeds, and the gain over the reference rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cwmp_federated.sweep.frontier import interval
+from cwmp_federated.sweep.report import variant
+from cwmp_federated.sweep.runs import Point
+
+STYLES = {
+    "cwmp": ("#0072b2", "o"),
+    "top-k": ("#d55e00", "s"),
+    "cwmp-l1": ("#009e73", "^"),
+    "random-k": ("#7f7f7f", "v"),
+    "cheapest": ("#cc79a7", "D"),
+}
+"""Colours that people with colour blindness can tell apart, and markers for print."""
+
+
+def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference: str = "top-k") -> Path:
+    """Draw the frontiers of a sweep.
+
+    Args:
+        points: Points of the sweep; those at equal k are left out.
+        path: PNG, SVG or PDF to write.
+        title: What was run.
+        reference: Rule that the lower panel shows gains over.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    groups = _groups(
+        [p for p in points if not p["config"]["budget"].startswith("k=") and p["config"]["rule"] != "dense"]
+    )
+    dense = [p["accuracy"] for p in points if p["config"]["rule"] == "dense"]
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7.2, 6.4), sharex=True, height_ratios=(3, 1.4), layout="constrained"
+    )
+    for name, by_budget in groups.items():
+        colour, marker = STYLES.get(name.split(" (")[0], ("#000000", "x"))
+        line = "--" if "no feedback" in name else "-"
+        joules = [_mean([p["update_j"] for p in found]) for found in by_budget.values()]
+        order = sorted(range(len(joules)), key=joules.__getitem__)
+        stats = [interval([p["accuracy"] for p in found]) for found in by_budget.values()]
+        _band(upper, joules, stats, order, colour, marker, line, name)
+        if name != reference and reference in groups and "no feedback" not in name:
+            gains = [_gains(found, groups[reference].get(budget, [])) for budget, found in by_budget.items()]
+            kept = [i for i in order if gains[i]]
+            stats = [interval(found) if found else (math.nan,) * 3 for found in gains]
+            _band(lower, joules, stats, kept, colour, marker, line, f"{name} minus {reference}")
+    if dense:
+        upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
+    lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
+    provenance = ", ".join(sorted({p["provenance"] for p in points if p["provenance"]}))
+    seeds = len({p["config"]["seed"] for p in points})
+    upper.set(xscale="log", ylabel="test accuracy", title=title)
+    upper.legend(frameon=False)
+    # The interval of a few seeds may leave what an accuracy can be.
+    low, high = upper.get_ylim()
+    upper.set_ylim(max(low, 0.0), min(high, 1.0))
+    lower.set(ylabel="gain", xlabel=f"joules of writing and sending updates, whole run ({provenance} profile)")
+    lower.legend(frameon=False, fontsize="small")
+    for axes in (upper, lower):
+        axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
+    if seeds > 1:
+        upper.text(0.01, 0.02, f"bands: 95% interval over {seeds} seeds", transform=upper.transAxes, fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _band(
+    axes: Any,
+    joules: list[float],
+    stats: Sequence[tuple[float, float, float]],
+    order: list[int],
+    colour: str,
+    marker: str,
+    line: str,
+    label: str,
+) -> None:
+    x = [joules[i] for i in order]
+    axes.plot(x, [stats[i][0] for i in order], line, marker=marker, color=colour, label=label, markersize=5)
+    if order and not any(math.isnan(stats[i][1]) for i in order):
+        axes.fill_between(x, [stats[i][1] for i in order], [stats[i][2] for i in order], color=colour, alpha=0.15)
+
+
+def _groups(points: Sequence[Point]) -> dict[str, dict[str, list[Point]]]:
+    groups: dict[str, dict[str, list[Point]]] = {}
+    for point in points:
+        groups.setdefault(variant(point), {}).setdefault(point["config"]["budget"], []).append(point)
+    return groups
+
+
+def _gains(found: Sequence[Point], base: Sequence[Point]) -> list[float]:
+    accuracy = {p["config"]["seed"]: p["accuracy"] for p in base}
+    return [p["accuracy"] - accuracy[p["config"]["seed"]] for p in found if p["config"]["seed"] in accuracy]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

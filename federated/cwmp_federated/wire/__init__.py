@@ -1,0 +1,1 @@
+"""What travels between server and clients, with nothing trusted on the way in."""

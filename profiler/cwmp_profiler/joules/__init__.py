@@ -1,0 +1,1 @@
+"""From raw readings to joules: tracking, counter edges, what a meter is like, joules of a command."""

@@ -1,0 +1,1 @@
+"""Jetson boards: the sensors on their supply rails."""

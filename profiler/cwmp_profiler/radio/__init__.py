@@ -1,0 +1,1 @@
+"""Real bytes over a real socket: the sending side, the sink, and what both agree on."""

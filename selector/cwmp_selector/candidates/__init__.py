@@ -1,0 +1,1 @@
+"""Gradients checked and flattened, and the few entries that a threshold leaves standing."""

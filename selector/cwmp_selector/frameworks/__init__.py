@@ -1,0 +1,1 @@
+"""The selector inside PyTorch DDP, GRACE, and any torch optimiser."""

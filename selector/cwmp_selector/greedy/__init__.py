@@ -1,0 +1,1 @@
+"""The rules, and the exact greedy by score."""

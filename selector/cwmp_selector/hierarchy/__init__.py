@@ -1,0 +1,1 @@
+"""Selections whose joules are more than a sum over entries."""

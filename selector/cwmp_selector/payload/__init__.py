@@ -1,0 +1,1 @@
+"""A sparse update as bytes, and back, from anyone."""

@@ -1,0 +1,115 @@
+"""AMD GPUs: ticks times resolution are joules, what a GPU does not know is no reading, and failures have cures."""
+
+import builtins
+import sys
+
+import pytest
+from fake_amdsmi import FakeAmdSmi, FakeGpu
+
+from cwmp_profiler.clock import VirtualClock
+from cwmp_profiler.errors import MeterError
+from cwmp_profiler.meters.amd.amdsmi import Factory
+from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
+
+
+def context(library, **options):
+    return MeterContext(clock=VirtualClock(), options={"amdsmi": {"library": library, "environ": {}, **options}})
+
+
+def test_ticks_of_the_accumulator_are_microjoules_times_its_resolution():
+    library = FakeAmdSmi(FakeGpu(resolution_uj=15.259))
+    with Factory().open(context(library)) as meter:
+        (rail,) = meter.rails
+        assert rail.unit_j == pytest.approx(15.259e-6)
+        assert meter.read().values["gpu-0"] * rail.unit_j == pytest.approx(1000.0)
+    assert library.opened == 0
+
+
+@pytest.mark.parametrize("key", ["current_socket_power", "average_socket_power", "socket_power"])
+def test_without_accumulator_whatever_power_it_gives_is_read_in_watts(key):
+    with Factory().open(context(FakeAmdSmi(FakeGpu(None, key, 123)))) as meter:
+        assert meter.read().values == {"gpu-0": 123.0}
+        assert key in meter.rails[0].source
+        assert any("whole watts" in note for note in meter.notes)
+
+
+def test_the_silent_second_die_of_a_card_is_left_out_and_said():
+    with Factory().open(context(FakeAmdSmi(FakeGpu(), FakeGpu(None, None)))) as meter:
+        assert [rail.name for rail in meter.rails] == ["gpu-0"]
+        assert any("GPU 1 answers neither" in note for note in meter.notes)
+
+
+def test_a_gpu_that_answers_nothing_is_unavailable():
+    library = FakeAmdSmi(FakeGpu(None, None))
+    with pytest.raises(MeterUnavailableError, match="none of 1 AMD GPU"):
+        Factory().open(context(library))
+    assert library.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "rails"),
+    [({"ROCR_VISIBLE_DEVICES": "1"}, ["gpu-1"]), ({"HIP_VISIBLE_DEVICES": "1,0"}, ["gpu-0", "gpu-1"])],
+)
+def test_visible_devices_are_respected_with_a_warning_about_numbering(environ, rails):
+    with Factory().open(context(FakeAmdSmi(FakeGpu(), FakeGpu()), environ=environ)) as meter:
+        assert [rail.name for rail in meter.rails] == rails
+        assert any("may number GPUs differently" in note for note in meter.notes)
+
+
+@pytest.mark.parametrize("asked", ["7", "GPU-abc", "", "-1"])
+def test_visible_devices_that_name_no_gpu_are_refused(asked):
+    with pytest.raises(MeterUnavailableError, match="does not name GPUs"):
+        Factory().open(context(FakeAmdSmi(FakeGpu()), environ={"HIP_VISIBLE_DEVICES": asked}))
+
+
+@pytest.mark.parametrize(("code", "cure"), [(10, "groups render and video"), (34, "modprobe amdgpu")])
+def test_a_library_that_does_not_start_has_a_cure(code, cure):
+    library = FakeAmdSmi(FakeGpu())
+    library.init_code = code
+    found = Factory().probe(context(library))
+    assert cure in found.cure
+    assert "\n" not in found.reason
+
+
+def test_no_gpu_is_not_an_empty_meter():
+    with pytest.raises(MeterUnavailableError, match="shows no GPU"):
+        Factory().open(context(FakeAmdSmi()))
+
+
+def test_a_resolution_that_changes_in_mid_window_is_an_error():
+    gpu = FakeGpu()
+    with Factory().open(context(FakeAmdSmi(gpu))) as meter:
+        gpu.resolution_uj = 30.5
+        with pytest.raises(MeterError, match=r"changed its resolution to 30\.5"):
+            meter.read()
+
+
+def test_without_the_binding_the_cure_is_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "amdsmi", None)
+    assert "cwmp-profile[amd]" in Factory().probe(MeterContext()).cure
+
+
+def test_a_binding_without_its_library_prints_nothing_and_says_so(monkeypatch, capsys):
+    """The real binding prints and then fails with a KeyError when libamd_smi.so is missing."""
+    real = builtins.__import__
+
+    def failing(name, *rest, **more):
+        if name == "amdsmi" and not rest[2]:
+            print("Unable to find libamd_smi.so library")
+            raise KeyError("libamd_smi.so")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    found = Factory().probe(MeterContext())
+    monkeypatch.undo()
+    assert "libamd_smi.so is missing" in found.reason
+    assert capsys.readouterr().out == ""
+
+
+def test_a_session_on_one_gpu_reads_that_gpu_only():
+    library = FakeAmdSmi(FakeGpu(), FakeGpu())
+    with Factory().open_for(context(library), "cuda:1") as meter:
+        assert [rail.name for rail in meter.rails] == ["gpu-1"]
+    with pytest.raises(MeterUnavailableError, match="cuda:2 was asked for"):
+        Factory().open_for(context(library), "cuda:2")
+    assert library.opened == 0
