@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cwmp_costmodels.errors import ProfileError
+from cwmp_costmodels.profile import migrate
 from cwmp_costmodels.profile.files import (
     MAX_PROFILE_BYTES,
     load_profile,
-    migrate,
     parse_profile,
     refined_target,
     save_profile,
