@@ -97,12 +97,15 @@ def cases():
 
     for ratio in (10.0, 100.0):
         profile = board.model_copy(update={"layers": {"name:fc1.*": dearer(ratio)}})
-        yield f"fc1 {ratio:g}x dearer", profile.layer_costs(network(), cwmp.Scenario())
-    yield "each tensor in its level", board.layer_costs(network(), cwmp.Scenario(optimizer="adam", residency="tensor"))
-    yield "plain board", board.layer_costs(network(), cwmp.Scenario())
+        yield f"fc1 {ratio:g}x dearer", cwmp.layer_costs(profile, network(), cwmp.Scenario())
+    yield (
+        "each tensor in its level",
+        cwmp.layer_costs(board, network(), cwmp.Scenario(optimizer="adam", residency="tensor")),
+    )
+    yield "plain board", cwmp.layer_costs(board, network(), cwmp.Scenario())
     profile = board.model_copy(update={"layers": {"name:fc1.*": dearer(10.0)}})
     scenario = cwmp.Scenario(radio="802154-cc2420", local_steps=20, receivers=1, index_code="rice")
-    yield "fc1 10x dearer, 20 steps, 802.15.4", profile.layer_costs(network(), scenario)
+    yield "fc1 10x dearer, 20 steps, 802.15.4", cwmp.layer_costs(profile, network(), scenario)
 
 
 def found(costs, gradients, budget_j: float, rule: str) -> tuple[float, float, float]:

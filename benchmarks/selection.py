@@ -197,6 +197,7 @@ def scaled(size: int) -> str:
 
 def density(rounds: int) -> None:
     """Print what curves of joules cost beside costs per entry, on ResNet-18 with its real layer costs."""
+    from cwmp_costmodels.costs.layers import layer_costs
     from cwmp_costmodels.costs.scenario import Scenario
     from cwmp_costmodels.networks.builtin import resnet18
     from cwmp_costmodels.profile.files import load_profile
@@ -207,7 +208,7 @@ def density(rounds: int) -> None:
     flat = torch.cat([x.view(-1) for x in g.values()])
     other = torch.empty_like(flat)
     for profile in ("two-class-10x", "simulated-board", "horowitz-45nm"):
-        costs = load_profile(profile).layer_costs(model, Scenario())
+        costs = layer_costs(load_profile(profile), model, Scenario())
         dense_j = costs.dense_j()
         constant = {name: costs.entry_j(name, 0.01) for name in costs.names()}
         print(f"\n{profile}: joules that depend on density\n\n| case | ms | x copy | rounds |\n|---|---|---|---|")

@@ -44,7 +44,7 @@ def load_profile(source: str | os.PathLike[str]) -> Profile:
     path = Path(source)
     shipped = shipped_profiles()
     if not path.exists() and str(source).startswith("two-class:"):
-        from cwmp_costmodels.costs.two_class import parse_two_class
+        from cwmp_costmodels.profile.two_class import parse_two_class
 
         return parse_two_class(str(source))
     if not path.exists() and str(source) in shipped:

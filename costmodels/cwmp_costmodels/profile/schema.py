@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.provenance import Provenance
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from cwmp_costmodels.costs.layers import LayerCosts
-    from cwmp_costmodels.costs.scenario import Scenario
-    from cwmp_costmodels.profile.prices import Static
 
 SCHEMA_VERSION = 1
 
@@ -283,14 +276,6 @@ class Profile(_Model):
     fit: FitBlock | None = None
     validation: ValidationBlock | None = None
     simulation: SimulationBlock | None = None
-
-    def layer_costs(
-        self, model: nn.Module, scenario: Scenario | None = None, *, static: Static | None = None
-    ) -> LayerCosts:
-        """Return the joules per kept entry of a model's parameters: `cwmp_costmodels.costs.layers.layer_costs`."""
-        from cwmp_costmodels.costs.layers import layer_costs
-
-        return layer_costs(self, model, scenario, static=static)
 
 
 DeviceBlock.model_rebuild()

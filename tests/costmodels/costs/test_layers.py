@@ -322,13 +322,13 @@ def test_gradient_counting_refuses_what_it_cannot_run():
             count_gradient_flops(model, (torch.zeros(2, 3),))
 
 
-def test_the_face_and_the_profiles_method_give_the_same_costs():
+def test_the_face_gives_the_costs_of_the_room():
     import cwmp
 
     profile, model, scenario = make_profile(), cnn(), cwmp.Scenario(radio="wifi", optimizer="adam")
-    costs = profile.layer_costs(model, scenario)
+    costs = cwmp.layer_costs(profile, model, scenario)
     assert isinstance(costs, cwmp.LayerCosts)
-    assert costs.dense_j() == cwmp.layer_costs(profile, model, scenario).dense_j()
+    assert costs.dense_j() == layer_costs(profile, model, scenario).dense_j()
 
 
 @pytest.mark.parametrize("name", sorted(shipped_profiles()))

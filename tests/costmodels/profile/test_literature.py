@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cwmp_costmodels.costs.two_class import two_class_profile
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.files import load_profile, parse_profile, shipped_profiles
 from cwmp_costmodels.profile.plausibility import plausibility_warnings
+from cwmp_costmodels.profile.two_class import two_class_profile
 from cwmp_costmodels.radio import profile_radio
 from cwmp_profiler.provenance import Provenance
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.networks.builtin import cnn
 from cwmp_costmodels.profile.files import load_profile
@@ -147,7 +148,7 @@ def test_cost_models_of_a_network(case, fraction):
         "fc1 10x dearer": ("two-class:10:name:fc1.*", Scenario()),
         "radio": ("simulated-board", Scenario(radio="802154-cc2420", local_steps=20, receivers=1, index_code="rice")),
     }[case]
-    costs = load_profile(profile).layer_costs(model, scenario)
+    costs = layer_costs(load_profile(profile), model, scenario)
     g = network_gradients(model)
     budget = fraction * costs.dense_j()
     update = Selector(costs, budget_j=budget).select(g)
