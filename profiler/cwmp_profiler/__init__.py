@@ -9,6 +9,7 @@ Rooms, each of which may import those above it:
 - `devices`: what is measured: a torch device, or one of known physics.
 - `radio`: real bytes over a real socket, both ends.
 - `sessions`: plan, measure, and the measurements file.
+- `operators`: the operators that a step is made of, their physics, and their time.
 - `check`: is a session trustworthy.
 - `calibration`: two meters over the same loads.
 - `remote`: a session on a board, driven from the desk.

@@ -1,0 +1,306 @@
+"""The operators of one step of torch code, in order, with how far away in the caches each finds its operands.
+
+A dispatch mode sees every operator below autograd: forward, backward, optimiser, zeroing of gradients. Reuse distances follow from
+addresses: memory that a step frees and takes again is the same memory to a cache, whatever tensor lives there.
+
+    step() step()        | step() under the mode        | step() under a mode that keeps what replaying needs
+    warm-up: optimiser   | order, shapes, distances     | (see `replay`)
+    state exists
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from cwmp_profiler.operators.operator import Operand, Operator, freeze
+
+Step = Callable[[], object]
+
+WARM_UPS = 2
+"""Steps before the one that is traced: the first makes gradients and optimiser state, the second finds them there."""
+
+_NO_WORK = {
+    "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided", "aten::detach",
+    "aten::detach_", "aten::alias", "aten::_unsafe_view", "aten::lift_fresh", "aten::unsafe_split", "aten::transpose_", "aten::t_",
+    "aten::squeeze_", "aten::unsqueeze_", "aten::set_", "aten::resize_", "aten::is_same_size", "aten::sym_size",
+}  # fmt: skip
+"""Operators that allocate or rename and move nothing, beside those that torch itself calls views."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One operator call of a traced step.
+
+    Attributes:
+        operator: What ran.
+        phase: `forward`, `backward` or `update`: before the backward pass, in it, after it.
+        order: Running number among the calls of the step.
+    """
+
+    operator: Operator
+    phase: str
+    order: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A traced step.
+
+    Attributes:
+        calls: Operators that do work, in order.
+        views: Operators that only make views or take memory.
+        touched_bytes: Distinct bytes that the step touches.
+    """
+
+    calls: tuple[Call, ...]
+    views: int
+    touched_bytes: int
+
+    @property
+    def operators(self) -> dict[Operator, int]:
+        """Distinct operators (distances told apart by class, see `rounded`) with how often each runs."""
+        found: dict[Operator, int] = {}
+        for call in self.calls:
+            found[call.operator] = found.get(call.operator, 0) + 1
+        return found
+
+
+class Tracer(TorchDispatchMode):
+    """A dispatch mode that hands each operator call to `saw`, with what it read and wrote.
+
+    Args:
+        saw: Called with the description of each operator that does work, after it ran.
+        before: Called with (overload, arguments, keyword arguments) before it runs, for who must keep operands as they were.
+    """
+
+    def __init__(
+        self,
+        saw: Callable[[Operator], object],
+        before: Callable[[Any, tuple[Any, ...], dict[str, Any]], object] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._saw = saw
+        self._before = before
+        self._touched = _LastTouch()
+        self.views = 0
+
+    @property
+    def touched_bytes(self) -> int:
+        """Distinct bytes touched so far."""
+        return self._touched.total_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and tell of it."""
+        del types
+        kwargs = kwargs or {}
+        if is_view(func):
+            self.views += 1
+            return func(*args, **kwargs)
+        if self._before is not None:
+            self._before(func, args, kwargs)
+        starts = [_span(tensor) for tensor in _tensors((args, kwargs))]
+        result = func(*args, **kwargs)
+        self._saw(describe(func, args, kwargs, result, self._touched.distance))
+        spans = [*starts, *(_span(tensor) for tensor in _tensors(result))]
+        for start, size in spans:
+            self._touched.touch(start, size)
+        return result
+
+
+def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
+    """Return the operators of one step.
+
+    Args:
+        step: A whole step (forward, backward, update, zeroing), or any part of one; it runs `warm_ups` + 2 times. The run before
+            the one that is told shows where memory was touched last, as in a step among steps.
+        warm_ups: Steps that run first, untraced.
+    """
+    for _ in range(warm_ups):
+        step()
+    calls: list[Call] = []
+    after = False
+
+    def saw(operator: Operator) -> None:
+        nonlocal after
+        backward = in_backward()
+        after = after or backward
+        phase = "backward" if backward else "update" if after else "forward"
+        calls.append(Call(operator=rounded(operator), phase=phase, order=len(calls)))
+
+    with Tracer(saw) as tracer:
+        step()
+        calls.clear()
+        tracer.views, after = 0, False
+        step()
+    return Trace(calls=tuple(calls), views=tracer.views, touched_bytes=tracer.touched_bytes)
+
+
+def in_backward() -> bool:
+    """Whether the operator that runs now was called by the autograd engine."""
+    return int(torch._C._current_graph_task_id()) >= 0  # noqa: SLF001 - torch's own profiler asks this way
+
+
+def is_view(func: Any) -> bool:
+    """Whether an operator overload only makes views or takes memory."""
+    name: str = func._schema.name  # noqa: SLF001 - the public name of an overload carries the overload's suffix
+    return bool(func.is_view) or name in _NO_WORK
+
+
+def describe(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    result: Any,
+    distance: Callable[[int, int], int | None] = lambda _start, _size: None,
+) -> Operator:
+    """Return the description of one call.
+
+    Args:
+        func: The operator's overload.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        result: What it returned.
+        distance: Reuse distance in bytes of (address, bytes).
+    """
+    inputs: list[torch.Tensor] = []
+
+    def put(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            inputs.append(value)
+            return f"#{len(inputs) - 1}"
+        return _plain(value)
+
+    arguments = tuple(freeze(tree_map(put, item)) for item in args)
+    options = tuple((name, freeze(tree_map(put, item))) for name, item in sorted(kwargs.items()))
+    mutable = func._schema.is_mutable  # noqa: SLF001 - there is no other way to ask
+    homes = {_span(tensor)[0]: index for index, tensor in enumerate(inputs)} if mutable else {}
+    return Operator(
+        name=func._schema.name + (f".{func._overloadname}" if func._overloadname != "default" else ""),  # noqa: SLF001
+        inputs=tuple(_operand(tensor, distance, written=False, alias=None) for tensor in inputs),
+        outputs=tuple(
+            _operand(tensor, distance, written=True, alias=homes.get(_span(tensor)[0]))
+            for tensor in _written(func, args, kwargs, result)
+        ),
+        arguments=arguments,
+        options=options,
+    )
+
+
+def rounded(operator: Operator) -> Operator:
+    """Return the operator with distances rounded down to powers of four from 16 KiB: places that caches tell apart."""
+
+    def place(operand: Operand) -> Operand:
+        if operand.distance_bytes is None:
+            return operand
+        bits = max(operand.distance_bytes, 1).bit_length() - 1
+        return replace(operand, distance_bytes=0 if bits < 14 else 1 << (bits - bits % 2))
+
+    return replace(operator, inputs=tuple(map(place, operator.inputs)), outputs=tuple(map(place, operator.outputs)))
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> list[torch.Tensor]:
+    """Return the tensors that a call wrote: what it returned, and arguments that its schema says it changes."""
+    changed: list[torch.Tensor] = []
+    for index, argument in enumerate(func._schema.arguments):  # noqa: SLF001 - as above
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            changed += _tensors(value)
+    seen = {id(tensor) for tensor in changed}
+    return [*changed, *(tensor for tensor in _tensors(result) if id(tensor) not in seen and tensor.numel())]
+
+
+def _operand(
+    tensor: torch.Tensor, distance: Callable[[int, int], int | None], *, written: bool, alias: int | None
+) -> Operand:
+    return Operand(
+        shape=tuple(tensor.shape),
+        strides=tuple(tensor.stride()) if tensor.layout == torch.strided else Operand.dense(*tensor.shape).strides,
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        distance_bytes=distance(*_span(tensor)),
+        written=written,
+        alias=alias,
+    )
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return (address, bytes) that a tensor covers; (0, 0) if it has no memory of its own."""
+    if tensor.numel() == 0 or tensor.is_meta or tensor.layout != torch.strided:
+        return 0, 0
+    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return tensor.data_ptr(), reach * tensor.element_size()
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar argument as a JSON value."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        # Kernels treat a few numbers apart (pow 2, alpha 1); others, such as Adam's bias corrections, change from step to step.
+        return value if abs(value) <= 4 and (2 * value).is_integer() else "real"
+    return re.sub(r"^torch\.", "", str(value))
+
+
+@dataclass
+class _LastTouch:
+    """Memory in the order of its last touch: the sum of what was touched since is the reuse distance."""
+
+    _starts: list[int] = field(default_factory=list)
+    _ends: dict[int, int] = field(default_factory=dict)
+    _when: dict[int, int] = field(default_factory=dict)
+    _now: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(end - start for start, end in self._ends.items())
+
+    def distance(self, start: int, size: int) -> int | None:
+        """Return the distinct bytes touched since (start, size) was; None if no part of it ever was."""
+        if size == 0:
+            return None
+        times = [self._when[block] for block in self._overlapping(start, start + size)]
+        if not times:
+            return None
+        last = max(times)
+        return sum(self._ends[block] - block for block, when in self._when.items() if when > last)
+
+    def touch(self, start: int, size: int) -> None:
+        """Say that (start, size) is touched now; what it covers of older blocks leaves them."""
+        if size == 0:
+            return
+        end = start + size
+        for block in self._overlapping(start, end):
+            block_end, when = self._ends[block], self._when[block]
+            self._remove(block)
+            if block < start:
+                self._insert(block, start, when)
+            if block_end > end:
+                self._insert(end, block_end, when)
+        self._now += 1
+        self._insert(start, end, self._now)
+
+    def _overlapping(self, start: int, end: int) -> list[int]:
+        first = bisect_left(self._starts, start)
+        if first and self._ends[self._starts[first - 1]] > start:
+            first -= 1
+        last = bisect_left(self._starts, end)
+        return self._starts[first:last]
+
+    def _insert(self, start: int, end: int, when: int) -> None:
+        self._starts.insert(bisect_left(self._starts, start), start)
+        self._ends[start], self._when[start] = end, when
+
+    def _remove(self, start: int) -> None:
+        self._starts.pop(bisect_left(self._starts, start))
+        del self._ends[start], self._when[start]
