@@ -6,6 +6,7 @@ its top, so that `cwmp-profile --help` stays as fast as Typer itself.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -31,21 +32,25 @@ VERBS: tuple[str, ...] = (
     "report",
     "train",
     "pareto",
+    "profiles",
     "radios",
     "radio_sink",
     "schema",
 )
 """Modules of `cwmp_cli.verbs`, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
 
-OPTIONAL_PACKAGES = {
-    "torch": "pip install torch",
-    "flwr": "pip install 'cwmp-profile[federated]'",
-    "ray": "pip install 'cwmp-profile[simulation]'",
-    "matplotlib": "pip install 'cwmp-profile[plots]'",
-    "numba": "pip install 'cwmp-profile[fast]'",
-    "pyjoulescope_driver": "pip install 'cwmp-profile[joulescope]'",
-    "amdsmi": "pip install 'cwmp-profile[amd]'",
-}
+OPTIONAL_PACKAGES = (
+    "torch",
+    "flwr",
+    "ray",
+    "matplotlib",
+    "numba",
+    "pyjoulescope_driver",
+    "amdsmi",
+    "pandas",
+    "pyarrow",
+)
+"""Modules that a verb may lack; the cure is how to install them."""
 
 
 class _PlainList(typer.core.TyperGroup):
@@ -53,6 +58,18 @@ class _PlainList(typer.core.TyperGroup):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         click.Group.format_help(self, ctx, formatter)
+
+
+class _Verb(typer.core.TyperCommand):
+    """A verb: a number that is not finite is wrong usage, whichever option it is given to."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            value = ctx.params.get(param.name or "")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is no finite number", ctx=ctx, param=param)
+        return rest
 
 
 app = typer.Typer(
@@ -88,13 +105,13 @@ def _add_verbs() -> None:
     for module_name in VERBS:
         module = import_module(f"cwmp_cli.verbs.{module_name}")
         name = module_name.rstrip("_")
-        app.command(name.replace("_", "-"), **getattr(module, "COMMAND", {}))(getattr(module, name))
+        app.command(name.replace("_", "-"), cls=_Verb, **getattr(module, "COMMAND", {}))(getattr(module, name))
 
 
 _add_verbs()
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per kind of end
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the entry point of the installed command and of tests.
 
     Args:
@@ -109,29 +126,53 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
     debug = "--debug" in options
     if debug:
         arguments.remove("--debug")
+    if sys.stdout is None:
+        return _explain(debug, "standard output is closed; send it somewhere, for example to /dev/null", 1)
     try:
         status = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _explain(debug, "interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in OPTIONAL_PACKAGES:
-            return _explain(debug, f"internal error: {error}; run again with --debug and report it", 1)
-        return _explain(debug, f"this needs the package {package}: {OPTIONAL_PACKAGES[package]}", 1)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, and the traceback with --debug
-        from cwmp_profiler.errors import CwmpError
-
-        if isinstance(error, CwmpError):
-            return _explain(debug, str(error), 1)
-        kind = type(error).__name__
-        return _explain(debug, f"internal error: {kind}: {error}; run again with --debug and report it", 1)
+        return _explain(debug, _message_of(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _message_of(error: Exception) -> str:
+    from cwmp_profiler.errors import CwmpError
+
+    if isinstance(error, CwmpError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in OPTIONAL_PACKAGES:
+            from cwmp_profiler.packages import how_to_install
+
+            return f"this needs the package {package}: {how_to_install(package)}"
+    if isinstance(error, OSError) and _stdout_fails():
+        _give_up_stdout()
+        return f"standard output cannot be written ({error.strerror}); free space or send it elsewhere"
+    return f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
+
+
+def _stdout_fails() -> bool:
+    """Whether an error came from standard output: a line end cannot be written there either."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered go nowhere: the interpreter's own flush at its end would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(debug: bool, message: str, status: int) -> int:

@@ -1,11 +1,14 @@
 """The command as a whole: help, exit statuses, and a start that imports nothing heavy."""
 
+import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from cwmp_cli.app import VERBS, main
+from cwmp_costmodels.profile.files import load_profile, shipped_profiles
 
 HEAVY = ("torch", "sklearn", "scipy", "flwr", "matplotlib", "numba", "numpy", "pydantic", "pynvml", "pyRAPL")
 
@@ -48,3 +51,33 @@ def test_a_closed_pipe_ends_quietly():
     )
     assert process.stdout == "{\n"
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["profiles"], ["--help"], ["costs", "--help"], ["schema"], ["devices"]])
+def test_output_that_is_full_or_closed_is_one_line_and_exit_status_1(arguments):
+    command = [sys.executable, "-m", "cwmp_cli.app", *arguments]
+    for target, message in ((">/dev/full", "standard output cannot be written (No space"), (">&-", "output is closed")):
+        found = subprocess.run(
+            f"{shlex.join(command)} {target}", shell=True, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 1, found.stderr
+        (line,) = found.stderr.splitlines()
+        assert message in line
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["devices", "--tdp-w"], ["run", "--idle-s"], ["costs", "simulated-board", "--model", "mlp", "--density"]],
+)
+def test_a_number_that_is_not_finite_is_wrong_usage(arguments, value, capsys):
+    assert main([*arguments, value]) == 2
+    err = capsys.readouterr().err
+    assert "no finite number" in err or "is not in the range" in err
+
+
+def test_every_shipped_profile_is_listed_with_its_provenance(capsys):
+    assert main(["profiles", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == set(shipped_profiles())
+    assert all(row["provenance"] == str(load_profile(row["name"]).provenance) for row in rows)

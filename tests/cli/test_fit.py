@@ -75,7 +75,11 @@ def test_measurements_are_never_replaced(session, capsys):
         (["{tmp}/x.jsonl"], b"", "is empty"),
         (["{tmp}/x.jsonl"], b"\x00\xff\x7fELF\n", "line 1 is not JSON"),
         (["{tmp}/x.jsonl"], b'{"kind": "other"}\n', "expected 'cwmp-measurements'"),
-        (["{tmp}/x.jsonl"], b'{"kind": "cwmp-measurements", "schema_version": 99}\n', "pip install -U cwmp-profile"),
+        (
+            ["{tmp}/x.jsonl"],
+            b'{"kind": "cwmp-measurements", "schema_version": 99}\n',
+            "update cwmp-profile to at least",
+        ),
         (["{session}", "{session}", "-o", "{tmp}/p.json"], None, "same session"),
         (["{session}", "--name", "../p"], None, "no path separators"),
         (["{session}", "-o", "{tmp}/no/p.json"], None, "cannot write"),
@@ -99,6 +103,44 @@ def test_too_few_windows_write_no_profile(session, capsys, tmp_path):
     assert not (tmp_path / "p.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["x", "--bootstrap", "3"], ["x", "--seed", "-1"]])
+@pytest.mark.parametrize("arguments", [["x", "--bootstrap", "3"], ["x", "--seed", "-1"]])
 def test_wrong_usage_is_status_two(arguments):
     assert main(["fit", *arguments]) == 2
+
+
+def test_without_a_file_the_newest_session_of_the_folder_is_taken_and_named(session, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit"]) == 1
+    assert "none is in this folder" in error_of(capsys.readouterr())
+    lines = session.read_text().splitlines()
+    for name, created in (("old", "2020-01-01T00:00:00+00:00"), ("new", "2030-01-01T00:00:00+00:00")):
+        head = {**json.loads(lines[0]), "created": created}
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    (tmp_path / "notes.jsonl").write_text("{}\n")
+    assert main(["fit", "--name", "board"]) == 0
+    err = capsys.readouterr().err
+    assert "taking new.jsonl, the newest session here" in err
+    assert "passed over: notes.jsonl" in err
+    assert "new.jsonl" in (tmp_path / "board.json").read_text()
+
+
+def test_sessions_of_several_devices_are_listed_and_none_is_guessed(session, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = session.read_text().splitlines()
+    head = json.loads(lines[0])
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    other = {**head, "device": {**head["device"], "model": "another board"}}
+    (tmp_path / "b.jsonl").write_text("\n".join([json.dumps(other), *lines[1:]]) + "\n")
+    assert main(["fit"]) == 1
+    message = error_of(capsys.readouterr())
+    assert "a.jsonl (simulated: simulated edge board" in message
+    assert "b.jsonl (simulated: another board)" in message
+
+
+def test_a_profile_is_no_session_and_a_session_no_profile(session, capsys, tmp_path):
+    assert main(["fit", str(session), "-o", str(tmp_path / "p.json"), "--name", "p"]) == 0
+    capsys.readouterr()
+    assert main(["fit", str(tmp_path / "p.json")]) == 1
+    assert "is a device profile, not a measurements file" in error_of(capsys.readouterr())
+    assert main(["show", str(session)]) == 1
+    assert "is a measurements file, not a device profile; make a profile of it with" in error_of(capsys.readouterr())

@@ -22,7 +22,7 @@ from scripted.live_tree import LiveTrees
 from scripted.powercap_tree import lay
 from scripted.scenarios import BY_NAME
 
-from cwmp_profiler.meters.replay import replayed_energy
+from cwmp_profiler.joules.replayed import replayed_energy
 
 QUICK = ("--idle-s", "0.3")
 ESTIMATE = ("--meter", "tdp", "--tdp-w", "10")
@@ -261,3 +261,17 @@ def test_a_recording_that_finds_no_room_is_one_line(capfd, tmp_path):
     assert len(errors) == 1
     assert "the recording is incomplete" in errors[0]
     assert "internal error" not in done.stderr
+
+
+def test_a_recording_gives_its_joules_again_and_measures_no_command(capfd, live, tmp_path):
+    file = tmp_path / "raw.jsonl"
+    assert main(["run", *ESTIMATE, "--record", str(file), "--json", "--", "sleep", "0.2"]) == 0
+    recorded = json.loads(capfd.readouterr().out)
+    assert main(["run", "--meter", f"replay:{file}", "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again["energy_j"] == pytest.approx(recorded["energy_j"], abs=1e-9)
+    assert again["provenance"] == "estimated"
+    assert main(["run", "--meter", f"replay:{file}", "--", "true"]) == 2
+    assert "plays in its own time" in capfd.readouterr().err
+    assert main(["run"]) == 2
+    assert "name a command" in capfd.readouterr().err

@@ -22,6 +22,11 @@ SysfsRoot = Annotated[
     ),
 ]
 
+TdpW = Annotated[
+    float | None,
+    typer.Option("--tdp-w", min=0.1, max=1e5, help="Rated power for the meter 'tdp', in watts (an estimate)."),
+]
+
 
 class DeviceName(StrEnum):
     """What `--device` takes."""

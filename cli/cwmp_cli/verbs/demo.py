@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cwmp_cli.options.console import DeviceName, SysfsRoot, err
+from cwmp_cli.options.console import DeviceName, SysfsRoot, TdpW, err
 
 MODEL = "resnet18"
 
@@ -20,9 +20,7 @@ def demo(
     ] = Path("demo-results"),
     device: Annotated[DeviceName, typer.Option("--device", help="What to measure.")] = DeviceName.auto,
     meter: Annotated[str | None, typer.Option("--meter", metavar="NAME", help="Default: the best one.")] = None,
-    tdp_w: Annotated[
-        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
-    ] = None,
+    tdp_w: TdpW = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything.")] = 0,
     train: Annotated[bool, typer.Option("--train/--no-train", help="End with a small federated training run.")] = True,
     sysfs_root: SysfsRoot = None,

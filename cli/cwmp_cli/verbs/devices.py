@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwmp_cli.options.console import Json, SysfsRoot, err, out, print_json, si, warn
+from cwmp_cli.options.console import Json, SysfsRoot, TdpW, err, out, print_json, si, warn
 
 if TYPE_CHECKING:
     from cwmp_profiler.joules.probe import MeterProbe
@@ -25,9 +25,7 @@ def devices(
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure update periods of the available meters (some seconds each).")
     ] = False,
-    tdp_w: Annotated[
-        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
-    ] = None,
+    tdp_w: TdpW = None,
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
 ) -> None:

@@ -11,7 +11,10 @@ from cwmp_cli.options.console import Json, err, out, print_json
 
 
 def fit(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Measurements files of one device.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Measurements files of one device (default: the newest here)."),
+    ] = None,
     *,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="PROFILE", help="Where to write (default: NAME.json here).")
@@ -30,6 +33,7 @@ def fit(
 
     [bold]Example:[/bold] cwmp-profile fit this-pc.jsonl --name this-pc
     """
+    from cwmp_cli.options.newest import newest_session
     from cwmp_cli.tables.profile import print_profile
     from cwmp_costmodels.fit.sessions import check_name, default_name, fit_sessions
     from cwmp_costmodels.profile.files import save_profile
@@ -37,6 +41,7 @@ def fit(
 
     if name is not None:
         check_name(name)
+    files = files or [newest_session(Path())]
     sessions = [read_measurements(path) for path in files]
     chosen = name or default_name(sessions, output)
     target = output or Path(f"{chosen}.json")

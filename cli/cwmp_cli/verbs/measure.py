@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, err, out, print_json, warn
+from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, TdpW, err, out, print_json, warn
 from cwmp_cli.verbs.check import verdict_of
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def measure(
     truth: Annotated[
         str | None, typer.Option("--truth", metavar="FILE", help="Profile that a simulated device takes as its truth.")
     ] = None,
-    tdp_w: Annotated[
-        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
-    ] = None,
+    tdp_w: TdpW = None,
     radio_sink: Annotated[
         str | None,
         typer.Option(
@@ -176,6 +174,8 @@ def run_session(session: Session, path: Path, *, resume: bool = False, overwrite
     """
     from cwmp_profiler.errors import DeviceError, MeterError, SessionError
 
+    if resume and not path.exists():
+        err().print(f"--resume: there is no {path} to continue, so it is started", markup=False)
     try:
         with _progress_of(session):
             return session.measure(path, resume=resume, overwrite=overwrite)

@@ -101,7 +101,9 @@ def _plot(points: list[dict[str, Any]], folder: Path, reference: str, sweep: Any
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
-        warn("no plot: this needs the package matplotlib: pip install 'cwmp-profile[plots]'")
+        from cwmp_profiler.packages import how_to_install
+
+        warn(f"no plot: this needs the package matplotlib: {how_to_install('matplotlib')}")
         return None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwmp_cli.options.console import Json, SysfsRoot, err, print_json, warn
+from cwmp_cli.options.console import Json, SysfsRoot, TdpW, err, print_json, warn
 
 if TYPE_CHECKING:
     from cwmp_profiler.joules.command import CommandEnergy
@@ -21,13 +21,13 @@ COMMAND: dict[str, Any] = {
 
 
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Command to run, with its arguments.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command to run, with its arguments.")
+    ] = None,
     meter: Annotated[
         str | None, typer.Option("--meter", metavar="NAME", help="Meter to use; see 'devices'. Default: the best one.")
     ] = None,
-    tdp_w: Annotated[
-        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in watts (an estimate).")
-    ] = None,
+    tdp_w: TdpW = None,
     idle_s: Annotated[
         float, typer.Option("--idle-s", min=0, help="Seconds of idle measured before and after; 0 leaves it out.")
     ] = 1.0,
@@ -43,30 +43,35 @@ def run(
 ) -> int:
     """Run a command and say what it cost: joules by rail, seconds, and how much of it the idle machine would have drawn.
 
+    With --meter replay:FILE and no command, the joules of a recording ('--record') are worked out again.
+
     The report goes to stderr, so that the command's output can be piped on. With --json the object goes to stdout and the
     command's own output to stderr; with -o FILE the object goes into FILE and nothing is moved. The exit status is the
     command's (1 if it succeeded but the meter failed).
 
     [bold]Example:[/bold] cwmp-profile run -- python train.py --epochs 1
     """
-    import math
-
-    from cwmp_profiler.joules.command import CommandError, run_command
+    from cwmp_profiler.joules.command import CommandError, replay, run_command
     from cwmp_profiler.meters.base import MeterContext
     from cwmp_profiler.meters.registry import open_meter
-    from cwmp_profiler.meters.replay import Recorder
+    from cwmp_profiler.meters.replay import Recorder, ReplayMeter
 
-    if not math.isfinite(idle_s):
-        raise typer.BadParameter("seconds must be finite", param_hint="--idle-s")
     if output is not None:
         _require_writable(output)
     to_stdout = as_json and output is None
+    _check_command(command, meter)
     context = MeterContext.from_environment(Path(sysfs_root) if sysfs_root else None, tdp_w=tdp_w)
     with ExitStack() as stack:
         opened = stack.enter_context(open_meter(meter, context))
         recorder = stack.enter_context(Recorder(record, opened)) if record else None
         try:
-            found = run_command(opened, command, idle_s=idle_s, stdout=2 if to_stdout else None, on_sample=recorder)
+            found = (
+                replay(opened)
+                if isinstance(opened, ReplayMeter)
+                else run_command(
+                    opened, command or (), idle_s=idle_s, stdout=2 if to_stdout else None, on_sample=recorder
+                )
+            )
         except CommandError as error:
             err().print(f"error: {error}", markup=False)
             return error.exit_status
@@ -80,6 +85,18 @@ def run(
         err().print(f"error: {found.failure}", markup=False)
         return found.exit_status or 1
     return found.exit_status
+
+
+def _check_command(command: list[str] | None, meter: str | None) -> None:
+    """Every meter needs a command but a recording, which plays in its own time."""
+    replayed = (meter or "").partition(":")[0] == "replay"
+    if replayed and command:
+        raise typer.BadParameter(
+            "a recording plays in its own time and cannot measure a command now; leave the command out to see its joules",
+            param_hint="--meter",
+        )
+    if not replayed and not command:
+        raise typer.BadParameter("name a command: cwmp-profile run -- COMMAND", param_hint="COMMAND")
 
 
 def _require_writable(path: Path) -> None:
@@ -120,9 +137,8 @@ def _report(found: CommandEnergy, meter: Meter) -> None:
     if found.energy is None:
         return
     energy, seconds = found.energy, found.energy.duration_s
-    console.print(
-        f"\n Energy of '{shlex.join(found.command)}' (meter {meter.name}, {meter.provenance}):\n", markup=False
-    )
+    what = f"'{shlex.join(found.command)}'" if found.command else "the recording"
+    console.print(f"\n Energy of {what} (meter {meter.name}, {meter.provenance}):\n", markup=False)
     lines = [(energy.energy_j, "total")] if len(energy.rails) > 1 else []
     lines += [(energy.rails[name].energy_j, f"{'  ' * depth}{name}") for name, depth in _by_containment(meter)]
     for joules, name in lines:
@@ -138,7 +154,8 @@ def _report(found: CommandEnergy, meter: Meter) -> None:
         console.print(f"{energy.energy_j - idle_j:14.3f} J               above idle")
     else:
         console.print(f"{'-':>14}                 idle share: {found.idle_unknown}", markup=False)
-    console.print(f"\n{seconds:14.3f} s elapsed, {found.user_s:.3f} s user, {found.system_s:.3f} s system\n")
+    used = f", {found.user_s:.3f} s user, {found.system_s:.3f} s system" if found.command else ""
+    console.print(f"\n{seconds:14.3f} s elapsed{used}\n")
 
 
 def _by_containment(meter: Meter) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, err, out, print_json, si, warn
+from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, TdpW, err, out, print_json, si, warn
 
 if TYPE_CHECKING:
     from cwmp_costmodels.profile.schema import Profile, ValidationBlock
@@ -22,9 +22,7 @@ def validate(
     repeats: Annotated[int | None, typer.Option("--repeats", min=1, help="Windows per case.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of order and operands.")] = 1,
     truth: Annotated[str | None, typer.Option("--truth", metavar="FILE", help="Truth of a simulated device.")] = None,
-    tdp_w: Annotated[
-        float | None, typer.Option("--tdp-w", min=0.1, help="Rated power for the meter 'tdp', in W.")
-    ] = None,
+    tdp_w: TdpW = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Profile to write (default: the one given).")
     ] = None,

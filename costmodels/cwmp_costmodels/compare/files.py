@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cwmp_costmodels.compare.profiles import Comparison, compare_profiles
 from cwmp_costmodels.compare.sessions import compare_sessions
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.profile.files import load_profile
+from cwmp_profiler.file_kinds import KINDS, kind_of
 from cwmp_profiler.sessions.measurements import KIND, MAX_LINE_BYTES, read_measurements
 
 
@@ -38,8 +38,4 @@ def is_session(path: Path) -> bool:
             line = file.readline(MAX_LINE_BYTES)
     except OSError:
         return False
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == KIND
+    return kind_of(line) == KINDS[KIND]

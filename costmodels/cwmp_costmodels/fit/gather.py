@@ -17,9 +17,13 @@ from cwmp_costmodels.fit.samples import (
     drop_flagged,
     outliers,
 )
+from cwmp_profiler.sessions.bounds import impossible_windows
 from cwmp_profiler.sessions.measurements import Measurements, Window
 
 UPDATE, RADIO = "update", "radio"
+
+NAMED = 3
+"""Impossible windows that a warning names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +68,19 @@ def gather(sessions: Sequence[Measurements]) -> Gathered:
     unfinished = sum(len(session.missing()) for session in sessions)
     if unfinished:
         warnings.append(f"{unfinished} planned windows are missing; complete the session with 'measure --resume'")
+    beyond = [(session, one) for session in sessions for one in impossible_windows(session)]
     windows = [window for session in sessions for window in session.windows]
     if not windows:
         paths = ", ".join(str(session.path) for session in sessions)
         raise FitError(f"{paths} holds no finished window; measure again or complete it with --resume")
     left_out: dict[str, int] = {}
+    if beyond:
+        impossible = {id(one.window) for _, one in beyond}
+        windows = [window for window in windows if id(window) not in impossible]
+        _note(left_out, "more joules than possible", len(impossible))
+        named = "; ".join(f"{session.path.name} {one}" for session, one in beyond[:NAMED])
+        more = f"; and {len(beyond) - NAMED} more" if len(beyond) > NAMED else ""
+        warnings.append(f"windows left out for joules above what their supply can give: {named}{more}")
     radio = tuple(window for window in windows if window.family == RADIO)
     windows = [window for window in windows if window.family != RADIO]
     moved = [window for window in windows if window.energy_j > 0]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.migrate import migrate
 from cwmp_costmodels.profile.schema import Profile
+from cwmp_profiler.file_kinds import PROFILE_WANTED, kind_of
 from cwmp_profiler.sessions.measurements import first_problem
 
 MAX_PROFILE_BYTES = 64 * 1024 * 1024
@@ -54,6 +55,9 @@ def load_profile(source: str | os.PathLike[str]) -> Profile:
 
 def parse_profile(text: str | bytes, *, where: str = "profile") -> Profile:
     """Parse a profile from JSON text; `where` names it in errors (ProfileError)."""
+    found = kind_of(text.encode() if isinstance(text, str) else text)
+    if found in PROFILE_WANTED:
+        raise ProfileError(f"{where} is {found}, not a device profile; {PROFILE_WANTED[found]}")
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -26,7 +26,7 @@ def migrate(data: dict[str, Any], *, where: str) -> dict[str, Any]:
     if version > SCHEMA_VERSION:
         raise ProfileError(
             f"{where} has schema_version {version}, this program knows up to {SCHEMA_VERSION}; "
-            "upgrade with: pip install -U cwmp-profile"
+            "update cwmp-profile to at least the version that wrote it"
         )
     while version < SCHEMA_VERSION:
         if version not in STEPS:

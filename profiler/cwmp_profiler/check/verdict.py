@@ -11,6 +11,7 @@ from cwmp_profiler.check.finding import Finding, Severity, Trust, Verdict, grave
 from cwmp_profiler.check.meter import meter_findings
 from cwmp_profiler.check.spread import spread_findings
 from cwmp_profiler.check.state import state_findings
+from cwmp_profiler.sessions.bounds import impossible_windows
 from cwmp_profiler.sessions.measurements import Measurements
 from cwmp_profiler.workloads.base import Point
 
@@ -33,6 +34,7 @@ def check_session(found: Measurements, *, calibrated: str | None = None) -> Verd
     findings = list(_complete(found))
     if found.windows:
         findings += [
+            *_impossible(found),
             *meter_findings(found, calibrated),
             *agreement_findings(found),
             *spread_findings(found),
@@ -40,6 +42,18 @@ def check_session(found: Measurements, *, calibrated: str | None = None) -> Verd
             *drift_findings(found),
         ]
     return Verdict.of(findings)
+
+
+def _impossible(found: Measurements) -> Iterator[Finding]:
+    beyond = list(impossible_windows(found))
+    if beyond:
+        yield Finding(
+            code="impossible-power",
+            severity=Severity.BAD,
+            what=f"{plural(len(beyond), 'window')} of {len(found.windows)} holds joules above what its supply can give",
+            where=tuple(str(one) for one in beyond),
+            cure="the fit leaves them out; find out what wrote them (unit, wrap, edit), and measure again",
+        )
 
 
 def _complete(found: Measurements) -> Iterator[Finding]:

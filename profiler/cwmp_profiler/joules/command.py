@@ -21,10 +21,12 @@ from typing import Any
 
 from cwmp_profiler.errors import CwmpError, MeterError
 from cwmp_profiler.joules.edges import wait_for_edge
+from cwmp_profiler.joules.replayed import replayed_energy
 from cwmp_profiler.joules.signals import SignalRelay
 from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter, Reading, root_rails
 from cwmp_profiler.meters.pace import SAMPLES_PER_WINDOW
+from cwmp_profiler.meters.replay import ReplayMeter
 from cwmp_profiler.provenance import Provenance
 
 SLOW_UPDATE_S = 0.01
@@ -190,6 +192,26 @@ def run_command(
         user_s=spent.ru_utime - used.ru_utime,
         system_s=spent.ru_stime - used.ru_stime,
         warnings=tuple(warnings),
+    )
+
+
+def replay(meter: ReplayMeter) -> CommandEnergy:
+    """Return what a recording cost, in the shape of a command's energy: no command, no processor time, no idle share.
+
+    Raises:
+        MeterError: If the recording holds what no window may hold.
+    """
+    energy = replayed_energy(meter)
+    return CommandEnergy(
+        command=(),
+        exit_status=0,
+        energy=energy,
+        failure="",
+        idle=None,
+        idle_unknown="a recording holds no idle window",
+        user_s=0.0,
+        system_s=0.0,
+        warnings=tuple(_warnings(meter, energy)),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.packages import how_to_install
 
 JS220_RATE_HZ: Final = 1_000_000
 """Samples per second that a JS220 makes its statistics from."""
@@ -184,8 +185,8 @@ def _import() -> Any:
     except ImportError as error:
         raise MeterUnavailableError(
             f"the Python package pyjoulescope_driver cannot be imported ({error})",
-            "pip install 'cwmp-profile[joulescope]'",
-            ("pip install 'cwmp-profile[joulescope]'",),
+            how_to_install("pyjoulescope_driver"),
+            (how_to_install("pyjoulescope_driver"),),
         ) from error
     return pyjoulescope_driver
 

@@ -19,7 +19,6 @@ from typing import IO, Any, Self
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.provenance import Provenance
 
@@ -77,6 +76,7 @@ class ReplayMeter(Meter):
     """Answers with the newest recorded reading at the clock's time; its clock starts at the first one.
 
     Attributes:
+        readings: Every recorded reading, in order.
         start_s: Time of the first reading.
         end_s: Time of the last reading; reads after it are refused.
     """
@@ -90,7 +90,7 @@ class ReplayMeter(Meter):
         self.rails = rails
         self.notes = (f"replayed from {path.name}, recorded with {recorded['name']}", *recorded.get("notes", ()))
         self._path = path
-        self._readings = readings
+        self.readings = tuple(readings)
         self._times = [reading.t_s for reading in readings]
         self.start_s, self.end_s = self._times[0], self._times[-1]
         self.clock = VirtualClock(self.start_s)
@@ -100,7 +100,7 @@ class ReplayMeter(Meter):
         now = self.clock.now()
         if now > self.end_s + _END_TOLERANCE_S:
             raise MeterError(f"{self._path} ends {now - self.end_s:.3f} s before this read; replay a shorter window")
-        return self._readings[bisect_right(self._times, now + _END_TOLERANCE_S) - 1]
+        return self.readings[bisect_right(self._times, now + _END_TOLERANCE_S) - 1]
 
 
 class Factory(MeterFactory):
@@ -156,21 +156,6 @@ def open_recording(path: Path) -> ReplayMeter:
         if later.t_s < earlier.t_s:
             raise MeterUnavailableError(f"{path}: line {number} is earlier than the line before it")
     return ReplayMeter(path, recorded, rails, readings)
-
-
-def replayed_energy(path: Path) -> Energy:
-    """Return the joules of a whole recording, worked out again from its raw readings.
-
-    Raises:
-        MeterError: If the recording is unusable, or holds what no window may hold (stall, jump, unseen wraps).
-    """
-    with open_recording(path) as meter:
-        tracker = Tracker(meter)
-        tracker.start()
-        for reading in meter._readings[1:]:  # noqa: SLF001 - same module
-            meter.clock.sleep(reading.t_s - meter.clock.now())
-            tracker.sample()
-        return tracker.stop()
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class Board:
         if event.get("protocol") != PROTOCOL or theirs != version:
             raise RemoteError(
                 f"{self.host} runs cwmp-profile {theirs}, this machine {version}; install one version on both: "
-                f"pip install cwmp-profile=={version}"
+                "build the wheel here ('make wheel'), copy it over, and pip install it there"
             )
         self.answer({"resume": dict(held)})
 

@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
+from cwmp_profiler.file_kinds import MEASUREMENTS_WANTED, kind_of
 from cwmp_profiler.provenance import Provenance
+from cwmp_profiler.sessions.lock import lock
 
 SCHEMA_VERSION = 1
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -168,11 +170,21 @@ def read_measurements(path: str | os.PathLike[str]) -> Measurements:
     target = Path(path)
     try:
         with target.open("rb") as file:
+            _refuse_other_kinds(target, file)
             return _read(target, file)
     except FileNotFoundError:
         raise SessionError(f"no measurements file {target}; make one with 'cwmp-profile measure -o {target}'") from None
     except OSError as error:
         raise SessionError(f"cannot read {target}: {error.strerror or error}") from None
+
+
+def _refuse_other_kinds(path: Path, file: IO[bytes]) -> None:
+    """Name what else of this project's files it is; a measurements file and a foreign one go on to the reader."""
+    first = file.readline(MAX_LINE_BYTES)
+    found = kind_of(first) or (kind_of(first + file.read(MAX_LINE_BYTES)) if first.strip() == b"{" else None)
+    file.seek(0)
+    if found in MEASUREMENTS_WANTED:
+        raise SessionError(f"{path} is {found}, not a measurements file; {MEASUREMENTS_WANTED[found]}")
 
 
 def _read(path: Path, file: IO[bytes]) -> Measurements:
@@ -242,7 +254,7 @@ def _parse_header(path: Path, data: Mapping[str, Any]) -> Header:
     if version > SCHEMA_VERSION:
         raise SessionError(
             f"{path} has schema_version {version}, this program knows up to {SCHEMA_VERSION}; "
-            "upgrade with: pip install -U cwmp-profile"
+            "update cwmp-profile to at least the version that wrote it"
         )
     header = _validate(Header, data, f"{path} line 1")
     try:
@@ -287,15 +299,23 @@ class MeasurementsWriter:
             SessionError: If the file exists (unless `overwrite`) or cannot be written.
         """
         try:
-            file = path.open("wb" if overwrite else "xb", buffering=0)
+            # Appending cuts nothing off: what an open writer has in the file survives a refusal.
+            file = path.open("ab" if overwrite else "xb", buffering=0)
         except FileExistsError:
             if path.is_dir():
                 raise SessionError(f"{path} is a folder; name a file in it with -o") from None
+            _refuse_while_written(path)
             raise SessionError(f"{path} exists; continue it with --resume or choose another file with -o") from None
         except OSError as error:
             raise SessionError(f"cannot write {path}: {error.strerror or error}; choose another file with -o") from None
         writer = cls(path, file, 0)
-        writer._append(header)
+        try:
+            lock(file, path)
+            writer._cut(0)
+            writer._append(header)
+        except SessionError:
+            file.close()
+            raise
         return writer
 
     @classmethod
@@ -303,10 +323,13 @@ class MeasurementsWriter:
         """Continue a file that `read_measurements` read; a torn last line is cut off.
 
         Raises:
-            SessionError: If it cannot be written.
+            SessionError: If it cannot be written, another session writes it, or it changed since it was read.
         """
         try:
             file = found.path.open("r+b", buffering=0)
+            lock(file, found.path)
+            if read_measurements(found.path).sha256 != found.sha256:
+                raise SessionError(f"{found.path} changed while it was read; run the same command again")
             file.truncate(found.whole_bytes)
             file.seek(found.whole_bytes)
         except OSError as error:
@@ -364,6 +387,14 @@ class MeasurementsWriter:
         self.close()
 
 
+def _refuse_while_written(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            lock(file, path)
+    except OSError:
+        return
+
+
 COMPARED: tuple[str, ...] = (
     "device.kind",
     "device.model",
@@ -382,6 +413,15 @@ COMPARED: tuple[str, ...] = (
 )
 """Header fields that must be equal for windows of two files to be fitted together."""
 
+IDENTITY = ("name", "kind", "sense", "parent", "unit_j")
+"""What must be equal of two rails."""
+
+ANOTHER_SETTING = 2.0
+"""Ratio of averaging times from which a sensor is set otherwise; below it, a probed time may just have been probed again."""
+
+ASSUMED = ("max_power_w", "meaning")
+"""What must be equal besides where power is assumed, not read: joules of 10 W and of 20 W assumed do not add up."""
+
 
 def difference(first: Header, second: Header) -> tuple[str, Any, Any] | None:
     """Return the first field that makes two sessions incomparable with both its values, or None if they add up."""
@@ -389,14 +429,15 @@ def difference(first: Header, second: Header) -> tuple[str, Any, Any] | None:
     for path in COMPARED:
         left, right = _field(a, path), _field(b, path)
         if path == "meter.rails":
-            left, right = [_identity(rail) for rail in left], [_identity(rail) for rail in right]
+            keys = (*IDENTITY, *ASSUMED) if first.meter.provenance is Provenance.ESTIMATED else IDENTITY
+            left, right = ([{key: rail.get(key) for key in keys} for rail in rails] for rails in (left, right))
         if left != right:
             return path, left, right
+    for one, two in zip(first.meter.rails, second.meter.rails, strict=True):
+        left, right = one.get("averaging_s") or 0.0, two.get("averaging_s") or 0.0
+        if min(left, right) > 0 and max(left, right) >= ANOTHER_SETTING * min(left, right):
+            return f"averaging_s of rail {one.get('name')}", left, right
     return None
-
-
-def _identity(rail: Mapping[str, Any]) -> list[Any]:
-    return [rail.get(key) for key in ("name", "kind", "sense", "parent", "unit_j")]
 
 
 def _field(data: Any, path: str) -> Any:

@@ -22,6 +22,7 @@ from cwmp_profiler.errors import MeterError, SessionError
 from cwmp_profiler.joules import edges
 from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter
+from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.measurements import (
     Header,
     Measurements,
@@ -160,6 +161,12 @@ class Session:
                 )
         if differs := difference(theirs, mine):
             name, old, now = differs
+            if self.meter.provenance is Provenance.ESTIMATED and name == "meter.rails":
+                name, old, now = (
+                    "the assumed power",
+                    theirs.meter.rails[0].get("meaning"),
+                    mine.meter.rails[0].get("meaning"),
+                )
             raise SessionError(
                 f"{found.path} cannot be continued here: {name} was {_short(old)} and is {_short(now)} now; start another file "
                 "with -o"

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from cwmp_profiler.packages import how_to_install
 from cwmp_selector.candidates.floats import (
     BITS_DTYPE,
     BitArray,
@@ -250,6 +251,6 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
     from cwmp_selector.candidates import compiled as fast
 
     if name == "numba" and not (on_cpu and fast.available()):
-        what = "Numba is not installed: pip install 'cwmp-profile[fast]'" if on_cpu else "it serves CPU tensors only"
+        what = f"Numba is not installed: {how_to_install('numba')}" if on_cpu else "it serves CPU tensors only"
         raise SelectionError(f"engine 'numba' cannot be used, {what}, or take engine='auto'")
     return fast.NumbaEngine() if fast.available() else Engine()

@@ -301,3 +301,19 @@ def test_radio_windows_give_a_radio_and_leave_the_main_fit_alone(truth, tmp_path
     assert not {"tx_bit", "rx_bit", "tail_s"} & set(profile.coefficients)
     assert profile.fit.verdict == "good"
     assert profile.coefficients["dram_line"].value == pytest.approx(4.2e-8, rel=0.1)
+
+
+def test_windows_with_more_joules_than_possible_are_left_out_by_name(board, tmp_path):
+    def edit(windows):
+        for index in (4, 9):
+            windows[index]["energy_j"] *= 1e8
+            for rail in windows[index]["rails"].values():
+                rail["energy_j"] *= 1e8
+        return windows
+
+    plain, edited = fit_sessions([board]), fit_sessions([rewritten(board, tmp_path / "m.jsonl", edit)])
+    assert edited.fit.left_out["more joules than possible"] == 2
+    assert any("m.jsonl window 4: " in warning for warning in edited.fit.warnings)
+    assert edited.coefficients["static_power"].value == pytest.approx(
+        plain.coefficients["static_power"].value, rel=0.05
+    )

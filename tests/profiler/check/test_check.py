@@ -283,3 +283,18 @@ def test_a_point_with_two_windows_cannot_show_whether_it_is_stable(tmp_path):
     verdict = check_session(simulated_file(tmp_path / "m.jsonl", repeats=2))
     assert finding(verdict, "few-repeats").severity is Severity.BAD
     assert "--repeats 3" in finding(verdict, "few-repeats").cure
+
+
+def test_joules_that_no_supply_can_give_are_named(clean, tmp_path):
+    def edit(index, data):
+        if index in {3, 8}:
+            data["energy_j"] *= 1e7
+            for rail in data["rails"].values():
+                rail["energy_j"] *= 1e7
+
+    assert "impossible-power" not in codes(check_session(clean))
+    verdict = check_session(edited(clean, tmp_path / "m.jsonl", window=edit))
+    found = finding(verdict, "impossible-power")
+    assert verdict.trust is Trust.BAD
+    assert found.what.startswith("2 windows of")
+    assert found.where[0].startswith("window 3: ")

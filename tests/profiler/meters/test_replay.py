@@ -10,10 +10,11 @@ from scripted.powercap import Powercap
 from scripted.replay import RAILS, write_recording
 
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.joules.replayed import replayed_energy
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
 from cwmp_profiler.meters.registry import open_meter
-from cwmp_profiler.meters.replay import Recorder, open_recording, replayed_energy
+from cwmp_profiler.meters.replay import Recorder, open_recording
 from cwmp_profiler.provenance import Provenance
 
 

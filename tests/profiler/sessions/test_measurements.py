@@ -1,6 +1,7 @@
 """Measurement files: what is written is read back, and nothing that is wrong is read as right."""
 
 import json
+import os
 import resource
 import signal
 
@@ -106,7 +107,7 @@ def test_a_window_twice_is_refused_with_both_lines(lines, tmp_path):
         (b"\x00\x01\xff\xfe binary\n", "line 1 is not JSON"),
         (b"[1, 2]\n", "line 1 is a JSON list"),
         (b'{"a": 1}\n', "kind None, expected 'cwmp-measurements'"),
-        (b'{"kind": "cwmp-measurements", "schema_version": 99}\n', "knows up to 1; upgrade with: pip"),
+        (b'{"kind": "cwmp-measurements", "schema_version": 99}\n', "knows up to 1; update cwmp-profile to at least"),
         (b'{"kind": "cwmp-measurements", "schema_version": "1"}\n', "schema_version '1'"),
         (b"[" * 100_000 + b"\n", "line 1 is not JSON"),
         (b"x" * (MAX_LINE_BYTES + 5), "line 1 is over"),
@@ -198,3 +199,73 @@ def test_the_published_schema_accepts_what_is_written(whole, lines):
     jsonschema.validate(json.loads(lines[0]), Header.model_json_schema())
     for line in lines[1:]:
         jsonschema.validate(json.loads(line), Window.model_json_schema())
+
+
+def test_a_second_writer_is_refused_by_name_of_the_first_and_changes_nothing(whole, tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MeasurementsWriter.create(path, whole.header) as writer:
+        writer.append(whole.windows[0])
+        before = path.read_bytes()
+        mine = rf"m.jsonl is being written by process {os.getpid()} \(.+\); wait for it or stop it"
+        for attempt in (
+            lambda: MeasurementsWriter.create(path, whole.header),
+            lambda: MeasurementsWriter.create(path, whole.header, overwrite=True),
+            lambda: MeasurementsWriter.resume(read_measurements(path)),
+        ):
+            with pytest.raises(SessionError, match=mine):
+                attempt()
+        assert path.read_bytes() == before
+        writer.append(whole.windows[1])
+    with MeasurementsWriter.resume(read_measurements(path)) as writer:
+        assert writer.next_window == whole.windows[1].window + 1
+
+
+def test_a_file_that_grew_since_it_was_read_is_not_cut_back(whole, tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MeasurementsWriter.create(path, whole.header) as writer:
+        writer.append(whole.windows[0])
+        early = read_measurements(path)
+        writer.append(whole.windows[1])
+    before = path.read_bytes()
+    with pytest.raises(SessionError, match="changed while it was read"):
+        MeasurementsWriter.resume(early)
+    assert path.read_bytes() == before
+
+
+def test_two_assumed_powers_and_two_averaging_times_do_not_add_up(whole):
+    data = whole.header.model_dump(mode="json")
+    rail = {**data["meter"]["rails"][0], "max_power_w": 10.0, "averaging_s": 0.1}
+
+    def header(provenance, **changes):
+        meter = {**data["meter"], "provenance": provenance, "rails": [{**rail, **changes}]}
+        return Header.model_validate({**data, "meter": meter})
+
+    assert difference(header("estimated"), header("estimated", max_power_w=20.0))[0] == "meter.rails"
+    assert difference(header("measured"), header("measured", max_power_w=20.0)) is None
+    assert difference(header("measured"), header("measured", averaging_s=0.11)) is None
+    assert difference(header("measured"), header("measured", averaging_s=1.0)) == (
+        f"averaging_s of rail {rail['name']}",
+        0.1,
+        1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'{"kind": "cwmp-recording", "schema_version": 1}\n{}\n',
+            "is a recording of raw readings, not a measurements file",
+        ),
+        (b'{"kind": "cwmp-loads"}\n', "is a file of calibration loads, not a measurements file"),
+        (
+            b'{\n "schema_version": 1, "device": {},\n "coefficients": {}}\n',
+            "is a device profile, not a measurements file",
+        ),
+    ],
+)
+def test_another_file_of_this_project_is_named_as_what_it_is(tmp_path, content, message):
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    with pytest.raises(SessionError, match=message):
+        read_measurements(path)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterUnavailableError
+from cwmp_profiler.packages import how_to_install
 
 NOT_SUPPORTED, NO_PERMISSION = 2, 10
 _UNANSWERED: Final = frozenset({1, NOT_SUPPORTED, 3, 31})
@@ -59,8 +60,8 @@ def load() -> Any:
         except ImportError as error:
             raise MeterUnavailableError(
                 f"the Python package amdsmi cannot be imported ({error})",
-                "pip install 'cwmp-profile[amd]', in the version of your ROCm",
-                ("pip install 'cwmp-profile[amd]'",),
+                f"{how_to_install('amdsmi')}, in the version of your ROCm",
+                (how_to_install("amdsmi"),),
             ) from error
         except (KeyError, OSError, AttributeError) as error:
             raise MeterUnavailableError(
