@@ -86,7 +86,7 @@ def test_a_resolution_that_changes_in_mid_window_is_an_error():
 
 def test_without_the_binding_the_cure_is_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "amdsmi", None)
-    assert "cwmp-profile[amd]" in Factory().probe(MeterContext()).cure
+    assert "pip install 'amdsmi>=" in Factory().probe(MeterContext()).cure
 
 
 def test_a_binding_without_its_library_prints_nothing_and_says_so(monkeypatch, capsys):

@@ -96,6 +96,6 @@ def test_an_instrument_that_sends_nothing_is_not_waited_for_for_ever():
     assert library.finalized == 1
 
 
-def test_without_the_driver_the_cure_is_the_extra(monkeypatch):
+def test_without_the_driver_the_cure_is_the_requirement(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyjoulescope_driver", None)
-    assert "cwmp-profile[joulescope]" in Factory().probe(MeterContext()).cure
+    assert "pip install 'pyjoulescope_driver>=" in Factory().probe(MeterContext()).cure
