@@ -98,4 +98,4 @@ def test_an_instrument_that_sends_nothing_is_not_waited_for_for_ever():
 
 def test_without_the_driver_the_cure_is_the_requirement(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyjoulescope_driver", None)
-    assert "pip install 'pyjoulescope_driver>=" in Factory().probe(MeterContext()).cure
+    assert "pip install 'pyjoulescope-driver>=" in Factory().probe(MeterContext()).cure
