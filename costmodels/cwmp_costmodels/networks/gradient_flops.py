@@ -1,11 +1,14 @@
-"""Floating-point operations of each weight's gradient, counted by torch's FlopCounterMode on the meta device.
+"""Floating-point operations of each weight's gradient, from the shapes that its layer meets on the meta device.
 
-The model runs once on shapes alone (no arithmetic, no change of its buffers). Each layer that owns weights is then run again by
-itself on inputs that need no gradient, so that its backward pass holds the weight gradient and nothing else.
+The model runs once on shapes alone (no arithmetic, no change of its buffers). In a linear map every entry of the weight is
+multiplied once at each place that it is applied to, so its gradient takes a multiply-add per place: per row of a linear or
+recurrent layer, per example and pixel of a convolution, whatever its groups. Padding counts, as in torch's own counter; that one is
+not used, because it multiplies the weight gradient of a grouped convolution by the number of groups.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from cwmp_costmodels.errors import ModelError
 from cwmp_costmodels.networks.exported import ExportedModule
 from cwmp_costmodels.networks.inspect import TensorInfo
 
-_COUNTABLE = (nn.Linear, _ConvNd)
+_COUNTABLE = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +61,21 @@ def count_gradient_flops(model: nn.Module, inputs: Sequence[Any]) -> GradientFlo
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     flops: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    calls: list[tuple[nn.Module, tuple[Any, ...]]] = []
+    # The names are those of the model's own parameters: shapes alone stand in for these while it runs.
+    weights = {
+        id(module): [
+            (names[id(p)], p.numel()) for leaf, p in module.named_parameters(recurse=False) if "weight" in leaf
+        ]
+        for module in model.modules()
+    }
+
+    def called(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        places = _places(module, next(iter((*arguments, *named.values()))), output)
+        for name, entries in weights[id(module)]:
+            flops[name] = flops.get(name, 0) + 2 * entries * places
+
     hooks = [
-        module.register_forward_pre_hook(lambda module, args: calls.append((module, args)))
+        module.register_forward_hook(called, with_kwargs=True)
         for module in model.modules()
         if isinstance(module, _COUNTABLE)
     ]
@@ -69,9 +84,6 @@ def count_gradient_flops(model: nn.Module, inputs: Sequence[Any]) -> GradientFlo
     finally:
         for hook in hooks:
             hook.remove()
-    for module, arguments in calls:
-        name = names[id(module.weight)]
-        flops[name] = flops.get(name, 0) + _weight_flops(module, arguments)
     for prefix, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             name = names[id(parameter)]
@@ -95,19 +107,20 @@ def _run_on_meta(model: nn.Module, inputs: Sequence[Any]) -> None:
         ) from error
 
 
-def _weight_flops(module: nn.Module, arguments: tuple[Any, ...]) -> int:
-    state = {name: torch.empty_like(p, device="meta", requires_grad=False) for name, p in module.named_parameters()}
-    state["weight"].requires_grad_()
-    output = functional_call(module, state, arguments)
-    with FlopCounterMode(display=False) as counter:
-        torch.autograd.grad(output, state["weight"], torch.empty_like(output))
-    return int(counter.get_total_flops())
+def _places(module: nn.Module, given: Any, output: Any) -> int:
+    """Return at how many places each entry of the module's weights is applied in one call."""
+    given = given.data if isinstance(given, PackedSequence) else given
+    if isinstance(module, _ConvTransposeNd):
+        return int(math.prod(given.shape) // module.in_channels)
+    if isinstance(module, _ConvNd):
+        return int(math.prod(output.shape) // module.out_channels)
+    return math.prod(tuple(given.shape)[:-1])
 
 
 def _reason(module: nn.Module, leaf: str, prefix: str) -> str:
     kind = type(module).__name__
     if isinstance(module, _COUNTABLE):
-        if leaf != "weight":
-            return f"FlopCounterMode has no formula for the sum over the batch that a {kind} {leaf} takes"
+        if "weight" not in leaf:
+            return f"the sum over the batch that a {kind} {leaf} takes is no matrix product"
         return f"{prefix or kind} was not called, or its weight was used from outside"
-    return f"FlopCounterMode cannot tell the gradient of a {kind} {leaf} apart"
+    return f"the gradient of a {kind} {leaf} is no matrix product, or is not told apart from others"

@@ -40,6 +40,9 @@ class FirstOrderRadio(Radio):
 class ShannonRadio(Radio):
     """Capacity r = b*log2(1 + g*p/(N0*b)) and joules (p/efficiency + circuit)*bits/r.
 
+    At a rate below the capacity the transmitter radiates no more than that rate needs, p(r) = (2^(r/b) - 1)*N0*b/g: fewer joules
+    of the amplifier per bit, and more of the circuit.
+
     With efficiency 1 and no circuit power only radiated joules are counted: a lower bound that lies some hundred times
     under a measured handset.
     """
@@ -47,7 +50,7 @@ class ShannonRadio(Radio):
     model: Literal["shannon"] = "shannon"
     bandwidth_hz: Positive
     tx_power_w: Positive
-    """Radiated."""
+    """Radiated at most: at the capacity."""
     distance_m: Positive
     path_loss_1km_db: Finite
     path_loss_db_per_decade: Finite
@@ -62,9 +65,18 @@ class ShannonRadio(Radio):
     @property
     def capacity_bps(self) -> float:
         """Bits per second that the channel carries."""
+        return self.bandwidth_hz * math.log2(1 + self.tx_power_w / self._noise_w)
+
+    @property
+    def _noise_w(self) -> float:
+        """Radiated watts that arrive as strong as the noise."""
         loss_db = self.path_loss_1km_db + self.path_loss_db_per_decade * math.log10(self.distance_m / 1000)
         noise_w = 10 ** (self.noise_dbm_per_hz / 10) * 1e-3 * self.bandwidth_hz
-        return self.bandwidth_hz * math.log2(1 + self.tx_power_w * 10 ** (-loss_db / 10) / noise_w)
+        return noise_w * 10 ** (loss_db / 10)
+
+    def radiated_w(self, rate_bps: float) -> float:
+        """Return the watts to be radiated so that the channel carries `rate_bps`."""
+        return self._noise_w * math.expm1(math.log(2) * rate_bps / self.bandwidth_hz)
 
     def link(self, direction: Direction, rate_bps: float | None) -> Link:
         """Return power over rate; the rate is the capacity unless a lower one is given. See `Radio.link`."""
@@ -73,7 +85,7 @@ class ShannonRadio(Radio):
         if rate_bps > capacity_bps * (1 + 1e-12):
             raise RadioError(f"{rate_bps:g} bit/s is above the capacity {capacity_bps:g} bit/s of {self.name}")
         if direction == "up":
-            return Link((self.tx_power_w / self.pa_efficiency + self.circuit_w) / rate_bps, rate_bps)
+            return Link((self.radiated_w(rate_bps) / self.pa_efficiency + self.circuit_w) / rate_bps, rate_bps)
         if self.receive_w is None:
             raise RadioError(
                 f"radio {self.name} has no receive power, so it cannot say what a downlink costs; "

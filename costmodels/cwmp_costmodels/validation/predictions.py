@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
-from cwmp_costmodels.validation.work import FAMILY, counts_by_kind
+from cwmp_costmodels.validation.work import FAMILY, counts_by_kind, counts_without_rule
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.sessions.measurements import Measurements, Window
 
@@ -76,7 +76,8 @@ def validate(profile: Profile, found: Measurements) -> ValidationBlock:
         found: A session of `validation_points`.
 
     Returns:
-        One case per point, joules per step; the mean over repeats is what was measured.
+        One case per point, joules per step; the mean over repeats is what was measured. `detail.without_rule` names operators
+        whose arithmetic no rule knows, with their share of the predicted time: there the prediction is a lower bound.
 
     Raises:
         ProfileError: If the session has no validation windows, or the profile cannot predict them.
@@ -103,6 +104,8 @@ def _case(profile: Profile, windows: list[Window]) -> ValidationCase:
     first = windows[0]
     parts = counts_by_kind(first.workload, first.params, profile.device.info())
     energy_j, duration_s = predict(profile, parts)
+    unknown = counts_without_rule(first.workload, first.params, profile.device.info())
+    shares = {name: predict(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
     measured = [window.energy_j / window.iterations for window in windows]
     seconds = [window.duration_s / window.iterations for window in windows]
     measured_j = statistics.fmean(measured)
@@ -120,5 +123,6 @@ def _case(profile: Profile, windows: list[Window]) -> ValidationCase:
             "measured_s": statistics.fmean(seconds),
             "repeats": len(windows),
             "spread": (max(measured) - min(measured)) / measured_j,
+            **({"without_rule": shares} if shares else {}),
         },
     )

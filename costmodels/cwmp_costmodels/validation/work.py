@@ -181,19 +181,33 @@ def counts_by_kind(name: str, params: Mapping[str, Any], device: DeviceInfo) -> 
     Returns:
         Counts under the profile's layer keys (`linear/sgd/sparse`) for updates, and under "" for everything else.
     """
-    return {label: dict(counts) for label, counts in _counted(name, tuple(sorted(params.items())), _Key(device))}
+    return _thawed(_counted(name, tuple(sorted(params.items())), _Key(device))[0])
+
+
+def counts_without_rule(name: str, params: Mapping[str, Any], device: DeviceInfo) -> dict[str, Counts]:
+    """Return what is counted of a step's operators whose arithmetic no rule knows, by operator; part of `counts_by_kind`."""
+    return _thawed(_counted(name, tuple(sorted(params.items())), _Key(device))[1])
+
+
+_Frozen = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+
+
+def _thawed(frozen: _Frozen) -> dict[str, Counts]:
+    return {label: dict(counts) for label, counts in frozen}
+
+
+def _frozen(table: Mapping[str, Counts]) -> _Frozen:
+    return tuple((label, tuple(sorted(counts.items()))) for label, counts in table.items())
 
 
 @lru_cache(maxsize=256)
-def _counted(
-    name: str, params: tuple[tuple[str, Any], ...], device: _Key
-) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
+def _counted(name: str, params: tuple[tuple[str, Any], ...], device: _Key) -> tuple[_Frozen, _Frozen]:
     step = ModelStep(dict(params), Operands("cpu", 0), train=name == TrainingStep.name)
     counter = OpCounter(device.info, step.persistent)
     step.tell = lambda label: setattr(counter, "label", label)
     with counter:
         step()
-    return tuple((label, tuple(sorted(counts.items()))) for label, counts in counter.by_label.items())
+    return _frozen(counter.by_label), _frozen(counter.without_rule)
 
 
 def build_model(name: str) -> torch.nn.Module:

@@ -1,7 +1,8 @@
 """Counts of any torch code: every operator that runs is counted with the bytes it reads and writes and the flops it does.
 
 This is how work that no microbenchmark resembles (a whole training step) becomes the x_j of the linear models. Operators that
-only make views are no work. A tensor that persists from step to step (parameter, gradient, optimiser state) is taken to live
+only make views are no work. What arithmetic an operator does is `operators.physics`' to say; one that no rule there knows is counted
+by its traffic and named, so that nobody takes its price for known. A tensor that persists from step to step (parameter, gradient, optimiser state) is taken to live
 where the whole step's persistent tensors fit; everything else where the operator's own working set fits.
 """
 
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from cwmp_profiler.counts import Counts, add
 from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.operators.physics import Physics, physics_of
+from cwmp_profiler.operators.trace import describe
 
 _NO_WORK = {
     f"aten::{name}"
@@ -40,14 +42,16 @@ class OpCounter(TorchDispatchMode):
     Attributes:
         by_label: Work counted so far under each `label`, by the names of `cwmp_profiler.counts`.
         label: What the operators that run now belong to; set it between operators.
-        unpriced: Operators whose arithmetic is not counted (only their traffic is), with how often they ran.
+        without_rule: What was counted of operators whose arithmetic nobody knows (their traffic alone), by operator; part of
+            `by_label`.
     """
 
     def __init__(self, device: DeviceInfo, persistent: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.by_label: dict[str, Counts] = {}
         self.label = ""
-        self.unpriced: dict[str, int] = {}
+        self.without_rule: dict[str, Counts] = {}
+        self._nameless: str | None = None
         self._fetched: frozenset[tuple[int, int, int]] = frozenset()
         self._device = device
         kept = list(persistent)
@@ -73,6 +77,8 @@ class OpCounter(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not inputs and not outputs:
             return
+        work = physics_of(describe(func, args, kwargs, result))
+        self._nameless = name if work.family == "other" else None
         self._add("launch", 1.0)
         seen = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         fresh = [tensor for tensor in outputs if tensor.untyped_storage().data_ptr() not in seen]
@@ -88,7 +94,7 @@ class OpCounter(TorchDispatchMode):
                 self._move("read", tensor, working_set, _bytes(tensor))
         for tensor in outputs:
             self._move("write", tensor, working_set, _bytes(tensor))
-        self._count_flops(func, name, args, kwargs, result, outputs)
+        self._count_arithmetic(name, work, outputs)
 
     def _count_indexed(
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], working_set: int
@@ -126,20 +132,12 @@ class OpCounter(TorchDispatchMode):
         self._move("write", first, working_set, ahead * self._device.line_bytes)
         self._move("line", first, working_set, float(touched.numel() - ahead))
 
-    def _count_flops(
-        self, func: Any, name: str, args: Any, kwargs: Any, result: Any, outputs: list[torch.Tensor]
-    ) -> None:
-        packet = func._overloadpacket  # noqa: SLF001 - the flop registry is keyed by it
-        dtype = str(outputs[0].dtype).removeprefix("torch.") if outputs else "float32"
-        if packet in flop_registry:
-            priced = dtype if dtype in self._device.dtypes else "float32"
-            self._add(f"flop_{priced}", float(flop_registry[packet](*args, **kwargs, out_val=result)))
-        elif outputs and outputs[0].is_floating_point():
-            if self._device.processor_caches and name.removesuffix("_") in _DIVISIONS:
-                self._add("div_float32", float(sum(tensor.numel() for tensor in outputs)))
-                return
-            self._add("elem_float32", float(sum(tensor.numel() for tensor in outputs)))
-            self.unpriced[name] = self.unpriced.get(name, 0) + 1
+    def _count_arithmetic(self, name: str, work: Physics, outputs: list[torch.Tensor]) -> None:
+        if work.flops:
+            self._add(f"flop_{work.dtype if work.dtype in self._device.dtypes else 'float32'}", work.flops)
+        elif self._nameless is None and outputs and outputs[0].is_floating_point():
+            divides = self._device.processor_caches and name.removesuffix("_") in _DIVISIONS
+            self._add("div_float32" if divides else "elem_float32", work.elements)
 
     def _move(self, kind: str, tensor: torch.Tensor, working_set: int, amount: float) -> None:
         persistent = tensor.untyped_storage().data_ptr() in self._persistent
@@ -149,8 +147,11 @@ class OpCounter(TorchDispatchMode):
 
     def _add(self, name: str, amount: float) -> None:
         if amount:
-            counts = self.by_label.setdefault(self.label, {})
-            counts[name] = counts.get(name, 0.0) + amount
+            tables = [self.by_label.setdefault(self.label, {})]
+            if self._nameless is not None:
+                tables.append(self.without_rule.setdefault(self._nameless, {}))
+            for counts in tables:
+                counts[name] = counts.get(name, 0.0) + amount
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -310,6 +310,25 @@ def test_resnet_weight_gradients_take_the_published_multiplications():
     assert "layer1.0.bn1.weight" in counted.not_counted
 
 
+@pytest.mark.parametrize(
+    ("module", "shape", "places"),
+    [
+        (nn.Conv2d(8, 8, 3, groups=8), (2, 8, 10, 10), 2 * 64),
+        (nn.Conv1d(8, 12, 3, groups=4), (2, 8, 10), 2 * 8),
+        (nn.ConvTranspose2d(8, 12, 3, groups=4), (2, 8, 10, 10), 2 * 100),
+        (nn.LSTM(8, 16, num_layers=1), (5, 2, 8), 10),
+        (nn.Linear(8, 3), (2, 5, 8), 10),
+    ],
+    ids=["depthwise", "grouped", "grouped transposed", "lstm", "linear"],
+)
+def test_a_weight_gradient_takes_a_multiply_add_per_place_whatever_the_groups(module, shape, places):
+    from cwmp_costmodels.networks.gradient_flops import count_gradient_flops
+
+    counted = count_gradient_flops(module, (torch.zeros(shape),))
+    weights = {name: p.numel() for name, p in module.named_parameters() if "weight" in name}
+    assert counted.flops == {name: 2 * size * places for name, size in weights.items()}
+
+
 def test_gradient_counting_refuses_what_it_cannot_run():
     from cwmp_costmodels.networks.gradient_flops import count_gradient_flops
 

@@ -99,6 +99,19 @@ def test_first_order_model():
     assert far.transfer_j(BITS, "up") == close(0.1152)
 
 
+def test_a_shannon_radio_radiates_no_more_than_its_rate_needs():
+    """By hand: 1 MHz at 2 bit/s/Hz needs a signal 3 times the noise, at 1 bit/s/Hz as strong as the noise."""
+    noise_w = 10 ** (-174 / 10) * 1e-3 * 1e6
+    most_w = 3 * noise_w * 1e10
+    told = {"bandwidth_hz": 1e6, "tx_power_w": most_w, "distance_m": 1000.0, "pa_efficiency": 0.5, "circuit_w": 0.2}
+    channel = {"path_loss_1km_db": 100.0, "path_loss_db_per_decade": 30.0, "noise_dbm_per_hz": -174.0}
+    radio = load_radio("shannon").model_copy(update={**told, **channel})
+    assert isinstance(radio, ShannonRadio)
+    assert radio.capacity_bps == pytest.approx(2e6)
+    assert radio.link("up", None).j_per_bit == pytest.approx((most_w / 0.5 + 0.2) / 2e6)
+    assert radio.link("up", 1e6).j_per_bit == pytest.approx((most_w / 3 / 0.5 + 0.2) / 1e6)
+
+
 def test_shannon_bound():
     radio = load_radio("shannon")
     assert isinstance(radio, ShannonRadio)
