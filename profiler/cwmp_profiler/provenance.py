@@ -7,15 +7,32 @@ from enum import StrEnum
 
 
 class Provenance(StrEnum):
-    """Origin of a number: read from a sensor, estimated from a rated power, simulated, or cited."""
+    """Origin of a number: read here, read by others and fitted by us, estimated from a rated power, cited, or simulated."""
 
     MEASURED = "measured"
+    PUBLISHED = "published"
     ESTIMATED = "estimated"
-    SIMULATED = "simulated"
     LITERATURE = "literature"
+    SIMULATED = "simulated"
 
 
-_STRENGTH = (Provenance.MEASURED, Provenance.ESTIMATED, Provenance.LITERATURE, Provenance.SIMULATED)
+_BANNERS = {
+    Provenance.MEASURED: "measured by meter {meter}",
+    Provenance.PUBLISHED: "PUBLISHED readings of others ({meter}), fitted by this program: not measured by us",
+    Provenance.ESTIMATED: "ESTIMATED, not measured: the joules come from time and a rated power ({meter})",
+    Provenance.LITERATURE: "from the LITERATURE: no device was measured",
+    Provenance.SIMULATED: "SIMULATED: no real device was measured",
+}
+
+
+def banner(provenance: Provenance, meter: str) -> str:
+    """Return what a reader must know first about joules, in one line: every display and plot says it in these words.
+
+    Args:
+        provenance: Of the joules.
+        meter: Name of the meter that gave them.
+    """
+    return _BANNERS[provenance].format(meter=meter)
 
 
 def weakest(provenances: Iterable[Provenance]) -> Provenance:
@@ -25,9 +42,9 @@ def weakest(provenances: Iterable[Provenance]) -> Provenance:
         provenances: At least one provenance.
 
     Returns:
-        The last of measured, estimated, literature, simulated that occurs.
+        The last of measured, published, estimated, literature, simulated that occurs.
 
     Raises:
         ValueError: If there is none.
     """
-    return max(provenances, key=_STRENGTH.index)
+    return max(provenances, key=list(Provenance).index)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cwmp_cli.options.console import si
+from cwmp_profiler.provenance import banner
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
@@ -22,7 +23,8 @@ def cost_table(costs: LayerCosts, model: str) -> Any:
     scenario, causes = costs.scenario, _causes(costs)
     title = (
         f"{model}: joules per updated entry at density {scenario.density:g}, {scenario.optimizer}, "
-        f"{_plural(scenario.local_steps, 'local step')}, static power {costs.static} ({costs.provenance})"
+        f"{_plural(scenario.local_steps, 'local step')}, static power {costs.static}, "
+        f"{banner(costs.provenance, costs.profile.meter.name)}"
     )
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
     for name in ("parameter", "type", "shape", "lives in"):

@@ -6,17 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cwmp_cli.options.console import si
+from cwmp_profiler.provenance import Provenance, banner
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from cwmp_costmodels.profile.schema import Coefficient, FitBlock, LackOfFit, Profile
 
-LOUD = {
-    "estimated": "ESTIMATED, not measured: the joules come from time and a rated power",
-    "simulated": "SIMULATED: no real device was measured",
-    "literature": "from the LITERATURE: no device was measured",
-}
 STATUS_STYLE = {"identified": "green", "coarse": "yellow", "not identified": "red", "at bound": "red"}
 
 
@@ -25,11 +21,10 @@ def heading(profile: Profile) -> list[Any]:
     from rich.text import Text
 
     lines = [Text.assemble((profile.name, "bold"), "  ", profile.description)]
-    provenance = str(profile.provenance)
-    if provenance in LOUD:
-        lines.append(Text(LOUD[provenance], style="bold black on yellow"))
-    else:
-        lines.append(Text(f"{provenance} by meter {profile.meter.name}", style="bold green"))
+    quiet = profile.provenance is Provenance.MEASURED
+    lines.append(
+        Text(banner(profile.provenance, profile.meter.name), style="bold green" if quiet else "bold black on yellow")
+    )
     rails = ", ".join(rail.name for rail in profile.meter.rails)
     device = profile.device
     levels = ", ".join(
@@ -97,7 +92,7 @@ def layer_table(profile: Profile) -> Any:
     from rich.table import Table
 
     table = Table(
-        title="measured over modelled, by kind of update",
+        title=f"{profile.provenance} over modelled, by kind of update",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -74,6 +74,7 @@ def calibrate(
 
     _one_way(reference, csv, loads, record)
     found = load_profile(profile)
+    _ours(found)
     target = refined_target(profile, output, what="calibrated") if record is None else None
     alignment: Alignment | None = None
     if csv is not None and loads is not None:
@@ -193,6 +194,22 @@ def _run(
         if save_to is not None:
             _save_loads(save_to, target, windows)
         return windows, against.name if against is not None else ""
+
+
+def _ours(profile: Profile) -> None:
+    """Refuse a profile of readings that others took: its meter cannot be read here.
+
+    Raises:
+        ProfileError: If it is one.
+    """
+    from cwmp_costmodels.errors import ProfileError
+    from cwmp_profiler.provenance import Provenance
+
+    if profile.meter.provenance is Provenance.PUBLISHED:
+        raise ProfileError(
+            f"profile {profile.name} holds readings that others published ({profile.meter.name}); their meter cannot be held against "
+            "one here: measure this device yourself ('cwmp-profile measure')"
+        )
 
 
 def _open_reference(name: str, target: Target, sysfs_root: str | None, seed: int) -> Meter:

@@ -93,10 +93,12 @@ def _reference(source: str, found: Measurements) -> str | None:
 def _show(found: Measurements, verdict: Verdict, *, every: bool) -> None:
     from rich.markup import escape
 
+    from cwmp_profiler.provenance import banner
+
     console, meter = out(), found.header.meter
     console.print(
-        f"{escape(str(found.path))}: {len(found.windows)} of {len(found.header.plan.order)} windows, meter {escape(meter.name)} "
-        f"({meter.provenance})"
+        f"{escape(str(found.path))}: {len(found.windows)} of {len(found.header.plan.order)} windows, "
+        f"{escape(banner(meter.provenance, meter.name))}"
     )
     for finding in verdict.findings:
         color = _COLORS[finding.severity]

@@ -142,13 +142,14 @@ def show_header(header: Header) -> None:
     """Print device, meter, plan and expected duration of a session on stderr."""
     from rich.table import Table
 
+    from cwmp_profiler.provenance import banner
     from cwmp_profiler.sessions.plan import expected_s, summary
 
     console = err()
     info, plan, meter = header.device_info(), header.plan, header.meter
     console.print(f"[bold]Device[/bold]  {info.kind}: {info.model}")
     console.print(
-        f"[bold]Meter[/bold]   {meter.name}, {meter.provenance}: {', '.join(rail['name'] for rail in meter.rails)}"
+        f"[bold]Meter[/bold]   {', '.join(rail['name'] for rail in meter.rails)}, {banner(meter.provenance, meter.name)}"
     )
     for note in meter.notes:
         warn(note)

@@ -131,6 +131,8 @@ def _write(path: Path, found: CommandEnergy, meter: Meter) -> None:
 def _report(found: CommandEnergy, meter: Meter) -> None:
     import shlex
 
+    from cwmp_profiler.provenance import banner
+
     console = err()
     for note in (*meter.notes, *found.warnings):
         warn(note)
@@ -138,7 +140,7 @@ def _report(found: CommandEnergy, meter: Meter) -> None:
         return
     energy, seconds = found.energy, found.energy.duration_s
     what = f"'{shlex.join(found.command)}'" if found.command else "the recording"
-    console.print(f"\n Energy of {what} (meter {meter.name}, {meter.provenance}):\n", markup=False)
+    console.print(f"\n Energy of {what} ({banner(meter.provenance, meter.name)}):\n", markup=False)
     lines = [(energy.energy_j, "total")] if len(energy.rails) > 1 else []
     lines += [(energy.rails[name].energy_j, f"{'  ' * depth}{name}") for name, depth in _by_containment(meter)]
     for joules, name in lines:

@@ -116,9 +116,11 @@ def show_validation(profile: Profile, block: ValidationBlock) -> None:
     """Print predicted against measured joules, case by case."""
     from rich.table import Table
 
+    from cwmp_profiler.provenance import banner
+
     console = out()
     if str(block.provenance) != "measured":
-        warn(f"these joules are {str(block.provenance).upper()} by meter {block.meter}, not measured")
+        warn(f"these joules: {banner(block.provenance, block.meter)}")
     table = Table(title=f"{profile.name}: joules per step", title_justify="left", box=None, pad_edge=False)
     for heading in ("case", "predicted", str(block.provenance), "error", "spread"):
         table.add_column(heading, justify="left" if heading == "case" else "right")

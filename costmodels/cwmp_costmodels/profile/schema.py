@@ -110,6 +110,8 @@ class MeterBlock(_Model):
         if self.gain is None:
             if not self.rails or self.provenance in {Provenance.ESTIMATED, Provenance.LITERATURE}:
                 return None
+            if self.provenance is Provenance.PUBLISHED:
+                return "gain unknown: others read it, and it cannot be held against a better meter here"
             return "gain unknown: never held against a better meter ('cwmp-profile calibrate')"
         text = f"meter gain {self.gain.value:.4g}"
         if self.gain.low is not None and self.gain.high is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.profile.schema import Coefficient, Profile, Residual
 from cwmp_costmodels.report.plots import COLOURS, MARKERS
+from cwmp_profiler.provenance import banner
 from cwmp_profiler.si_prefixes import si
 
 if TYPE_CHECKING:
@@ -19,20 +20,13 @@ if TYPE_CHECKING:
 
     from cwmp_costmodels.costs.layers import LayerCosts
 
-LOUD = {
-    "measured": "Measured on the device by meter {meter}.",
-    "estimated": "ESTIMATED from time and a rated power (meter {meter}). Nothing here was measured in joules.",
-    "simulated": "SIMULATED. No real device was measured.",
-    "literature": "From LITERATURE. Nothing here was measured by this program.",
-}
-
 STYLE = """
 :root{color-scheme:light}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;color:#1b1f24;background:#fff;max-width:60rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid #d0d7de}
 .banner{padding:.6rem .8rem;border-left:.4rem solid;margin:.8rem 0;font-weight:600}
-.measured{border-color:#1a7f37;background:#eaf6ec}.estimated,.simulated,.literature{border-color:#bf5700;background:#fff3e6}
+.measured{border-color:#1a7f37;background:#eaf6ec}.published,.estimated,.simulated,.literature{border-color:#bf5700;background:#fff3e6}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{text-align:right;padding:.25rem .5rem;border-bottom:1px solid #e6e9ec;white-space:nowrap}
@@ -81,7 +75,7 @@ def report_html(profile: Profile, *, costs: LayerCosts | None = None, model: str
 
 def _banner(profile: Profile) -> str:
     kind = str(profile.provenance)
-    return f"<p class='banner {kind}'>{escape(LOUD[kind].format(meter=profile.meter.name))}</p>"
+    return f"<p class='banner {kind}'>{escape(banner(profile.provenance, profile.meter.name))}</p>"
 
 
 def _section(title: str, body: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.units import STATIC_POWER
+from cwmp_profiler.provenance import banner
 from cwmp_profiler.sessions.measurements import Window
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def plot_fit(profile: Profile, windows: Sequence[Window], path: str | os.PathLik
     _residuals(middle, shown, joules)
     _roofline(right, profile, shown)
     verdict = f", fit {profile.fit.verdict}" if profile.fit is not None and profile.fit.verdict else ""
-    figure.suptitle(
-        f"{profile.name}: {str(profile.provenance).upper()} (meter {profile.meter.name}){verdict}", fontweight="bold"
-    )
+    figure.suptitle(f"{profile.name}: {banner(profile.provenance, profile.meter.name)}{verdict}", fontweight="bold")
     try:
         figure.savefig(os.fspath(path), dpi=140)
     except (OSError, ValueError) as error:

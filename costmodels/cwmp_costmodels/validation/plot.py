@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.schema import Profile
+from cwmp_profiler.provenance import banner
 
 BAND = 0.10
 """Relative error of the band drawn about the line of equality."""
@@ -57,7 +58,8 @@ def plot_validation(profile: Profile, path: Path) -> Path:
     axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends, ylabel="predicted joules per step")
     axis.set_xlabel(f"{block.provenance} joules per step (meter {block.meter})")
     axis.set_title(
-        f"{profile.name}: mean error {block.mean_abs_error:.1%}, worst {block.worst_abs_error:.1%} ({block.provenance})"
+        f"{profile.name}: mean error {block.mean_abs_error:.1%}, worst {block.worst_abs_error:.1%}\n"
+        f"{banner(block.provenance, block.meter)}"
     )
     axis.legend(frameon=False)
     try:

@@ -51,6 +51,14 @@ def _standing(found: Measurements, calibrated: str | None) -> Iterator[Finding]:
             cure="measure on a machine with a meter ('cwmp-profile devices --fix' says what this one needs); until then only "
             "durations are real",
         )
+    elif meter.provenance is Provenance.PUBLISHED:
+        yield Finding(
+            code="published",
+            severity=Severity.NOTE,
+            what=f"the joules were read by others ({meter.name}): what this program would have recorded beside them is not known",
+            where=tuple(meter.notes),
+            cure="hold a fit of them against work that you measure yourself ('cwmp-profile validate')",
+        )
     elif meter.provenance is Provenance.MEASURED and calibrated is None:
         yield Finding(
             code="gain-unknown",

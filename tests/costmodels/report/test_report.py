@@ -58,7 +58,7 @@ def test_the_page_is_well_formed_and_loads_nothing(fitted):
 
 def test_the_page_says_what_it_is_made_from(fitted):
     text = Page(report_html(fitted)).text
-    assert "SIMULATED. No real device was measured." in text
+    assert "SIMULATED: no real device was measured" in text
     assert "Not validated" in text
     assert fitted.fit.measurements[0].sha256 in text
     for name, found in fitted.coefficients.items():
