@@ -26,7 +26,7 @@ def test_a_sound_session_is_trustworthy(session, capsys):
     assert main(["check", str(session)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "trustworthy"
-    assert lines[0].endswith("meter simulated (simulated)")
+    assert lines[0].endswith("meter simulated, SIMULATED: no real device was measured")
 
 
 def test_a_bad_session_gives_status_1_and_names_places_and_cure(session, capsys):

@@ -97,7 +97,7 @@ def _show(found: Measurements, verdict: Verdict, *, every: bool) -> None:
 
     console, meter = out(), found.header.meter
     console.print(
-        f"{escape(str(found.path))}: {len(found.windows)} of {len(found.header.plan.order)} windows, "
+        f"{escape(str(found.path))}: {len(found.windows)} of {len(found.header.plan.order)} windows, meter {escape(meter.name)}, "
         f"{escape(banner(meter.provenance, meter.name))}"
     )
     for finding in verdict.findings:
