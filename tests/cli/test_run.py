@@ -64,7 +64,7 @@ def test_the_report_goes_to_stderr_and_the_commands_output_stays_clean(capfd, li
     assert main(["run", "--sysfs-root", str(live["psys"]), *QUICK, "--", "echo", "hello"]) == 0
     captured = capfd.readouterr()
     assert captured.out == "hello\n"
-    assert "Energy of 'echo hello' (meter powercap, measured)" in captured.err
+    assert "Energy of 'echo hello' (measured by meter powercap)" in captured.err
     names = [line.split("W   ")[-1] for line in captured.err.splitlines() if " J " in line]
     assert names[:4] == ["total", "psys", "  package-0", "  dram-0"]
     assert "measured at rest: before" in captured.err
@@ -95,7 +95,7 @@ def test_an_estimate_says_loudly_that_it_is_one_and_knows_no_idle_share(capfd):
     assert main(["run", *ESTIMATE, "--", "true"]) == 0
     err = capfd.readouterr().err
     assert "ESTIMATE, not a measurement" in err
-    assert "(meter tdp, estimated)" in err
+    assert "(ESTIMATED, not measured: the joules come from time and a rated power (tdp))" in err
     assert "idle share: an estimate from rated power draws the same at rest" in err
     _, data = as_json(capfd, *ESTIMATE, "--", "true")
     assert (data["provenance"], data["idle"], data["idle_j"]) == ("estimated", None, None)
