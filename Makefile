@@ -13,7 +13,7 @@ help:
 	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
 	@echo "make test   run the tests"
 	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and the order of imports"
 	@echo "make bench  the benchmarks that take minutes, one after another"
 	@echo "make wheel  build the wheel into dist/"
 
@@ -35,6 +35,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/cwmp/typed_api.py
+	$(BIN)/lint-imports
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do if grep -qiE 'part of .?make bench' $$file; then echo "== $$file"; $(BIN)/python $$file || exit 1; fi; done

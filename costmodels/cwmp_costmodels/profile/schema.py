@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance
+from cwmp_profiler.si_prefixes import si
 
 SCHEMA_VERSION = 1
 
@@ -256,7 +258,7 @@ class SimulationBlock(_Model):
     """Power when nothing runs; None takes the static power."""
 
 
-class Profile(_Model):
+class Profile(Shown, _Model):
     """A device profile, schema version 1. See docs/profile.md."""
 
     schema_version: Literal[1] = 1
@@ -278,6 +280,26 @@ class Profile(_Model):
     fit: FitBlock | None = None
     validation: ValidationBlock | None = None
     simulation: SimulationBlock | None = None
+
+    def short_table(self) -> ShortTable:
+        """Return the coefficients with their intervals, provenance first."""
+        rows = [
+            (name, si(found.value, found.unit), _interval(found), found.status)
+            for name, found in self.coefficients.items()
+        ]
+        notes = [f"fit: {self.fit.verdict}"] if self.fit is not None else []
+        return ShortTable(
+            title=f"{self.name}: {self.provenance}, {self.device.kind} {self.device.model}",
+            columns=("coefficient", "value", "95% interval", "status"),
+            rows=rows,
+            notes=notes,
+        )
+
+
+def _interval(found: Coefficient) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    return f"{si(found.low, found.unit)} to {si(found.high, found.unit)}"
 
 
 DeviceBlock.model_rebuild()
