@@ -102,8 +102,8 @@ def refined_target(source: str, output: Path | None, *, what: str) -> Path:
     return output
 
 
-def write_atomic(target: Path, text: str) -> None:
-    """Write `text` to `target` through a temporary file in the same folder, flushed to disk and renamed.
+def write_atomic(target: Path, text: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes to `target` through a temporary file in the same folder, flushed to disk and renamed.
 
     A link is followed. What is no ordinary file (`/dev/stdout`, a pipe) is written to, never replaced.
 
@@ -111,14 +111,15 @@ def write_atomic(target: Path, text: str) -> None:
         ProfileError: If the folder is missing, read-only or full; the old file stays.
     """
     temporary, shown = "", target
+    data = text.encode() if isinstance(text, str) else text
     try:
         if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(data)
             return
         target = Path(os.path.realpath(target))
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
