@@ -27,6 +27,15 @@ TdpW = Annotated[
     typer.Option("--tdp-w", min=0.1, max=1e5, help="Rated power for the meter 'tdp', in watts (an estimate)."),
 ]
 
+Rails = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rail",
+        metavar="NAME",
+        help="Take the joules of this rail (again for more) instead of the meter's total; needed where a meter tells none.",
+    ),
+]
+
 
 class DeviceName(StrEnum):
     """What `--device` takes."""

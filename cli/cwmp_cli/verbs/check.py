@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cwmp_cli.options.console import Json, out, print_json
+from cwmp_cli.options.console import Json, Rails, out, print_json
 
 if TYPE_CHECKING:
     from cwmp_profiler.check.verdict import Verdict
@@ -27,6 +27,7 @@ def check(
         typer.Option("--profile", metavar="PROFILE", help="Profile that knows the meter's gain (see 'calibrate')."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Name every window and point concerned.")] = False,
+    rail: Rails = None,
     as_json: Json = False,
 ) -> int:
     """Say whether a session can be trusted: unstable points, throttling, clocks, background load, short windows, drift.
@@ -37,8 +38,11 @@ def check(
     """
     from cwmp_profiler.check.verdict import Trust, check_session
     from cwmp_profiler.sessions.measurements import read_measurements
+    from cwmp_profiler.sessions.rails import with_rails
 
     found = read_measurements(file)
+    if rail:
+        found = with_rails(found, rail)
     verdict = check_session(found, calibrated=_reference(profile, found) if profile else None)
     if as_json:
         print_json(report(found, verdict))

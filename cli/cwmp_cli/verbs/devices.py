@@ -109,6 +109,7 @@ def _to_json(entry: Availability, summary: str, probe: MeterProbe | str | None) 
         "fix": list(entry.fix),
         "rails": [rail.to_json() for rail in entry.rails],
         "notes": list(entry.notes),
+        "no_total": entry.no_total,
     }
     if probe is not None:
         data["probe"] = {"remark": probe} if isinstance(probe, str) else probe.to_json()
@@ -118,21 +119,21 @@ def _to_json(entry: Availability, summary: str, probe: MeterProbe | str | None) 
 def _show(entry: Availability, summary: str, probe: MeterProbe | str | None) -> None:
     from rich.markup import escape
 
-    colour, state = ("green", "available") if entry.available else ("yellow", "not available")
-    lines = [
-        f"[bold]{escape(entry.meter)}[/bold]  [{colour}]{state}[/{colour}]  {escape(summary)} ({entry.provenance})"
-    ]
+    name, about = f"[bold]{escape(entry.meter)}[/bold]", f"{escape(summary)} ({entry.provenance})"
     if entry.available:
-        lines += _rail_lines(entry.rails, probe)
+        lines = [f"{name}  [green]available[/green]  {about}", *_rail_lines(entry.rails, probe)]
+        if entry.no_total:
+            lines.append(f"    no total: {escape(entry.no_total)}")
         lines += [f"    note: {escape(note)}" for note in entry.notes]
         if isinstance(probe, str):
             lines.append(f"    {escape(probe)}")
         elif probe is not None:
             lines.append(f"    observed: one read takes {si(probe.read_s, 's')}")
     else:
-        lines.append(f"    why: {escape(entry.reason)}")
+        lines = [f"{name}  [yellow]not available[/yellow]: {escape(entry.reason)}"]
         if entry.cure:
             lines.append(f"    cure: {escape(entry.cure)}")
+        lines.append(f"    it is: {about}")
     out().print("\n".join(lines), end="\n\n")
 
 

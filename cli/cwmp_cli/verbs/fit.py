@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cwmp_cli.options.console import Json, err, out, print_json
+from cwmp_cli.options.console import Json, Rails, err, out, print_json
 
 
 def fit(
@@ -25,6 +25,7 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=20, metavar="N", help="Draws of the bootstrap.")] = 400,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing profile.")] = False,
+    rail: Rails = None,
     as_json: Json = False,
 ) -> None:
     """Fit energy and time models to measurements and write a device profile.
@@ -38,11 +39,14 @@ def fit(
     from cwmp_costmodels.fit.sessions import check_name, default_name, fit_sessions
     from cwmp_costmodels.profile.files import save_profile
     from cwmp_profiler.sessions.measurements import read_measurements
+    from cwmp_profiler.sessions.rails import with_rails
 
     if name is not None:
         check_name(name)
     files = files or [newest_session(Path())]
     sessions = [read_measurements(path) for path in files]
+    if rail:
+        sessions = [with_rails(session, rail) for session in sessions]
     chosen = name or default_name(sessions, output)
     target = output or Path(f"{chosen}.json")
     _check_target(target, files, force=force)

@@ -255,7 +255,7 @@ def result(found: Measurements) -> dict[str, Any]:
     return {
         "file": str(found.path),
         "windows": len(found.windows),
-        "energy_j": sum(window.energy_j for window in found.windows),
+        "energy_j": None if found.header.meter.no_total else sum(window.energy_j for window in found.windows),
         "duration_s": sum(window.duration_s for window in found.windows),
         "flags": flags,
         "verdict": verdict_of(found),
@@ -265,14 +265,16 @@ def result(found: Measurements) -> dict[str, Any]:
 def show_result(found: Measurements) -> None:
     """Print what was measured and what to doubt."""
     totals = result(found)
+    joules = "no total" if totals["energy_j"] is None else f"{totals['energy_j']:.1f} J"
     out().print(
-        f"{totals['windows']} windows, {totals['energy_j']:.1f} J in {totals['duration_s']:.1f} s "
+        f"{totals['windows']} windows, {joules} in {totals['duration_s']:.1f} s "
         f"({found.header.meter.provenance}) in {found.path}"
     )
     for flag, count in totals["flags"].items():
         warn(f"{count} windows are flagged: {flag}")
     err().print(f"check: {verdict_of(found)}", markup=False)
-    err().print(f"next: cwmp-profile fit {found.path}")
+    rail = " --rail NAME" if found.header.meter.no_total else ""
+    err().print(f"next: cwmp-profile fit {found.path}{rail}")
 
 
 def _minutes(seconds: float) -> str:

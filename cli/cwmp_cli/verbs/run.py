@@ -141,12 +141,14 @@ def _report(found: CommandEnergy, meter: Meter) -> None:
     energy, seconds = found.energy, found.energy.duration_s
     what = f"'{shlex.join(found.command)}'" if found.command else "the recording"
     console.print(f"\n Energy of {what} ({banner(meter.provenance, meter.name)}):\n", markup=False)
-    lines = [(energy.energy_j, "total")] if len(energy.rails) > 1 else []
+    lines = [(energy.energy_j, "total")] if len(energy.rails) > 1 and energy.energy_j is not None else []
     lines += [(energy.rails[name].energy_j, f"{'  ' * depth}{name}") for name, depth in _by_containment(meter)]
     for joules, name in lines:
         console.print(f"{joules:14.3f} J {joules / seconds:11.3f} W   {name}", markup=False)
     console.print()
-    if found.idle is not None:
+    if energy.energy_j is None:
+        console.print(f"{'-':>14}                 no total: {meter.no_total}", markup=False)
+    elif found.idle is not None and found.idle.power_w is not None:
         idle_j = found.idle.power_w * seconds
         after = "not measured" if found.idle.after_w is None else f"{found.idle.after_w:.3f} W"
         console.print(

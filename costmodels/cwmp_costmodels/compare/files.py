@@ -10,6 +10,7 @@ from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_profiler.file_kinds import KINDS, kind_of
 from cwmp_profiler.sessions.measurements import KIND, MAX_LINE_BYTES, read_measurements
+from cwmp_profiler.sessions.rails import require_total
 
 
 def compare_files(first: str, second: str) -> Comparison:
@@ -27,7 +28,10 @@ def compare_files(first: str, second: str) -> Comparison:
             f"{sessions[0]} is a session and {other} a profile; fit the session first, or give two of a sort"
         )
     if sessions:
-        return compare_sessions(read_measurements(first), read_measurements(second))
+        measured = (read_measurements(first), read_measurements(second))
+        for session in measured:
+            require_total(session)
+        return compare_sessions(*measured)
     return compare_profiles(load_profile(first), load_profile(second))
 
 

@@ -27,6 +27,7 @@ from cwmp_costmodels.profile.schema import Coefficient, DeviceBlock, Measurement
 from cwmp_costmodels.units import STATIC_POWER, energy_unit, time_unit
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.measurements import Measurements, read_measurements
+from cwmp_profiler.sessions.rails import require_total
 
 BOOTSTRAP = 400
 """Default number of bootstrap draws."""
@@ -72,6 +73,8 @@ def fit_sessions(
     """Fit sessions in memory; see `fit`."""
     if bootstrap < 20:
         raise FitError(f"{bootstrap} bootstrap draws give no 95% interval; give at least 20, better {BOOTSTRAP}")
+    for session in sessions:
+        require_total(session)
     found = gather(sessions)
     header = sessions[0].header
     attributed = header.meter.provenance == Provenance.ESTIMATED
@@ -99,7 +102,7 @@ def fit_sessions(
         tool=_tool(),
         description=f"Fitted from {block.windows} windows of {header.device_info().model}.",
         device=DeviceBlock.model_validate(header.device),
-        meter=MeterBlock.model_validate(header.meter.model_dump(mode="json")),
+        meter=MeterBlock.model_validate(header.meter.model_dump(mode="json", exclude={"no_total"})),
         coefficients=coefficients,
         times=times,
         layers=layers,

@@ -102,11 +102,15 @@ def sample_s(meter: Meter) -> float | None:
 
 
 def refuse_estimates(meter: Meter) -> None:
-    """Refuse a meter that does not measure.
+    """Refuse a meter that does not measure, or tells no total.
 
     Raises:
-        MeterError: If its joules are estimated.
+        MeterError: If its joules are estimated, or which of its rails to add is not known.
     """
+    if meter.no_total:
+        raise MeterError(
+            f"meter {meter.name} tells no total, so it cannot be calibrated nor calibrate: {meter.no_total}"
+        )
     if meter.provenance is Provenance.ESTIMATED:
         raise MeterError(
             f"meter {meter.name} estimates power from time and shows no load, so it cannot be calibrated nor calibrate; give a meter "
@@ -174,7 +178,8 @@ def record(
                 tracker.abandon()
             raise
         energies = [tracker.stop() for tracker in trackers]
-        powers = [energy.energy_j / energy.duration_s for energy in energies]
+        # A meter without a total was refused before the first window.
+        powers = [(energy.energy_j or 0.0) / energy.duration_s for energy in energies]
         windows.append(
             LoadWindow(
                 load=load.name,

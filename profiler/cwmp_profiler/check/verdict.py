@@ -32,7 +32,9 @@ def check_session(found: Measurements, *, calibrated: str | None = None) -> Verd
         Verdict with all findings, gravest first.
     """
     findings = list(_complete(found))
-    if found.windows:
+    if found.windows and found.header.meter.no_total:
+        findings += [_no_total(found), *state_findings(found)]
+    elif found.windows:
         findings += [
             *_impossible(found),
             *meter_findings(found, calibrated),
@@ -54,6 +56,17 @@ def _impossible(found: Measurements) -> Iterator[Finding]:
             where=tuple(str(one) for one in beyond),
             cure="the fit leaves them out; find out what wrote them (unit, wrap, edit), and measure again",
         )
+
+
+def _no_total(found: Measurements) -> Finding:
+    names = tuple(str(rail["name"]) for rail in found.header.meter.rails)
+    return Finding(
+        code="no-total",
+        severity=Severity.BAD,
+        what=f"the meter tells no total: {found.header.meter.no_total}",
+        where=names,
+        cure="say which rails to take: --rail NAME, here and for 'cwmp-profile fit'",
+    )
 
 
 def _complete(found: Measurements) -> Iterator[Finding]:

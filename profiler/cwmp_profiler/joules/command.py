@@ -53,14 +53,14 @@ class Idle:
     """Power of the machine at rest around the command.
 
     Attributes:
-        power_w: Mean over both windows of what totals may add, in watts.
+        power_w: Mean over both windows of what totals may add, in watts; None where the meter tells no total.
         before_w: The window before, None if there was none.
         after_w: The window after, None if there was none (interrupted, or it failed).
         rails_w: Mean per rail, in watts.
         window_s: Length of each window, in seconds.
     """
 
-    power_w: float
+    power_w: float | None
     before_w: float | None
     after_w: float | None
     rails_w: Mapping[str, float]
@@ -102,7 +102,8 @@ class CommandEnergy:
             "provenance": str(meter.provenance),
             "duration_s": energy.duration_s if energy else None,
             "energy_j": energy.energy_j if energy else None,
-            "idle_j": idle.power_w * energy.duration_s if energy and idle else None,
+            "idle_j": idle.power_w * energy.duration_s if energy and idle and idle.power_w is not None else None,
+            "no_total": meter.no_total,
             "rails": [],
             "idle": None,
             "idle_unknown": self.idle_unknown,
@@ -266,16 +267,32 @@ def _mean_idle(meter: Meter, before: Energy, after: Energy | None, idle_s: float
     total_s = sum(window.duration_s for window in windows)
     rails_w = {rail.name: sum(window.rails[rail.name].energy_j for window in windows) / total_s for rail in meter.rails}
     return Idle(
-        power_w=sum(rails_w[rail.name] for rail in root_rails(meter.rails)),
-        before_w=before.energy_j / before.duration_s,
-        after_w=after.energy_j / after.duration_s if after else None,
+        power_w=None if meter.no_total else sum(rails_w[rail.name] for rail in root_rails(meter.rails)),
+        before_w=_power_w(before),
+        after_w=_power_w(after) if after else None,
         rails_w=rails_w,
         window_s=idle_s,
     )
 
 
+def _power_w(energy: Energy) -> float | None:
+    return None if energy.energy_j is None else energy.energy_j / energy.duration_s
+
+
 def _warnings(meter: Meter, energy: Energy | None) -> list[str]:
-    return [*_few_updates(meter, energy), *_few_samples(meter, energy)]
+    return [*_few_updates(meter, energy), *_few_samples(meter, energy), *_unmoved(meter, energy)]
+
+
+def _unmoved(meter: Meter, energy: Energy | None) -> list[str]:
+    """Say which counters of a total stood still: a part that may rest drew nothing, or its sensor does not work."""
+    still = [
+        rail.name
+        for rail in root_rails(meter.rails)
+        if energy is not None and rail.sense == "energy" and not energy.rails[rail.name].moved
+    ]
+    if not still:
+        return []
+    return [f"{', '.join(still)} did not count at all: nothing was drawn there, or the sensor does not work"]
 
 
 def _few_samples(meter: Meter, energy: Energy | None) -> list[str]:

@@ -21,10 +21,8 @@ from typing import Any
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, Rail, Reading, root_rails
+from cwmp_profiler.meters.bounds import max_power_w, refuse_nonsense
 from cwmp_profiler.meters.pace import affordable_s, processor_time
-
-ASSUMED_MAX_POWER_W = 5000.0
-"""Power that no rail without a stated maximum is assumed to exceed: sizes the wrap guard and unmasks jumps."""
 
 MIN_GUARD_S, MAX_GUARD_S = 0.005, 60.0
 MIN_WATCH_S = 1.0
@@ -45,6 +43,9 @@ STALL_UPDATES = 50
 """Update periods without a change after which a counter that cannot idle has stalled, if it has for STALL_S too."""
 
 STALL_S = 0.7
+
+UNMOVED_UPDATES, UNMOVED_S = 10, 0.1
+"""A window this long (both) in which such a counter did not move once is void, whatever STALL_S says."""
 
 LATE_UPDATES, LATE_S = 10, 1.0
 """A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump."""
@@ -85,7 +86,7 @@ class Energy:
         t_start_s: Clock time of the first read.
         duration_s: Time between first and last read, in seconds.
         rails: Per rail name its energy.
-        energy_j: Sum over rails that no other rail contains.
+        energy_j: Sum over rails that no other rail contains; None where the meter says that its rails must not be added.
         reads: Reads taken by guard and sampler, the two at the ends included.
         read_s: Time spent in reads, in seconds.
         read_cpu_s: Processor time of the reads, child processes included, in seconds: the meter's own cost.
@@ -95,7 +96,7 @@ class Energy:
     t_start_s: float
     duration_s: float
     rails: Mapping[str, RailEnergy]
-    energy_j: float
+    energy_j: float | None
     reads: int
     read_s: float
     read_cpu_s: float
@@ -176,6 +177,7 @@ class Tracker:
         last = self._read()
         self._add(last)
         duration = last.t_s - self._start_t
+        self._check_moved(duration)
         rails = {
             name: RailEnergy(
                 name=name,
@@ -188,17 +190,19 @@ class Tracker:
             )
             for name, state in self._states.items()
         }
-        total = math.fsum(rails[rail.name].energy_j for rail in root_rails(self.meter.rails))
         return Energy(
             t_start_s=self._start_t,
             duration_s=duration,
             rails=rails,
-            energy_j=total,
+            energy_j=None if self.meter.no_total else self._total_j(rails),
             reads=self._reads,
             read_s=self._read_s,
             read_cpu_s=self._read_cpu_s,
             longest_gap_s=self._gap_s,
         )
+
+    def _total_j(self, rails: Mapping[str, RailEnergy]) -> float:
+        return math.fsum(rails[rail.name].energy_j for rail in root_rails(self.meter.rails))
 
     def sample(self) -> None:
         """Take a read now, beside those of guard and sampler; only in virtual time, where nothing reads at the same moment.
@@ -226,7 +230,7 @@ class Tracker:
             if not rail.may_idle:
                 periods.append(max(_stall_s(rail), MIN_WATCH_S))
             if rail.wrap_ticks is not None:
-                wrap_s = rail.wrap_ticks * _unit(rail) / _max_power_w(rail)
+                wrap_s = rail.wrap_ticks * _unit(rail) / max_power_w(rail)
                 periods.append(min(max(wrap_s / 2.5, MIN_GUARD_S), MAX_GUARD_S))
         return min(periods) if periods else None
 
@@ -241,12 +245,7 @@ class Tracker:
         self._read_cpu_s += processor_s() + self.meter.child_cpu_s - used
         self._read_s += self.meter.clock.now() - before
         self._reads += 1
-        missing = [rail.name for rail in self.meter.rails if rail.name not in reading.values]
-        if missing:
-            raise MeterError(f"meter {self.meter.name}: rail {missing[0]} vanished from its readings")
-        for name, value in reading.values.items():
-            if not math.isfinite(value):
-                raise MeterError(f"meter {self.meter.name}: rail {name} read {value}, not a number; the sensor failed")
+        refuse_nonsense(self.meter.name, self.meter.rails, reading)
         if self.on_sample is not None:
             self.on_sample(reading)
         return reading
@@ -284,7 +283,7 @@ class Tracker:
         rail, last = state.rail, state.last
         delta = value - last
         wrapped = delta < 0
-        most_j = _max_power_w(rail) * (passed_s + max(LATE_UPDATES * (rail.update_period_s or 0.0), LATE_S))
+        most_j = max_power_w(rail) * (passed_s + max(LATE_UPDATES * (rail.update_period_s or 0.0), LATE_S))
         if wrapped:
             delta += rail.wrap_ticks or 0
             if delta < 0 or delta * _unit(rail) > most_j:
@@ -296,7 +295,7 @@ class Tracker:
         elif delta * _unit(rail) > most_j:
             raise MeterError(
                 f"meter {self.meter.name}: counter {rail.name} jumped from {last:.16g} to {value:.16g} within {passed_s:.3f} s, "
-                f"more than {_max_power_w(rail):g} W ({rail.source}); measure this window again"
+                f"more than {max_power_w(rail):g} W ({rail.source}); measure this window again"
             )
         if rail.wrap_ticks is not None and self._may_hide_a_wrap(state, delta, passed_s):
             raise MeterError(
@@ -311,25 +310,33 @@ class Tracker:
         """Whether one wrap more than was seen would still be a power like the one before: at most UNSEEN times, and possible."""
         before_s = self._last_t - self._start_t
         usual = state.ticks / before_s * passed_s if before_s > 0 else 0.0
-        most = min(UNSEEN * max(usual, delta), _max_power_w(state.rail) * passed_s / _unit(state.rail))
+        most = min(UNSEEN * max(usual, delta), max_power_w(state.rail) * passed_s / _unit(state.rail))
         return delta + (state.rail.wrap_ticks or 0) <= most
+
+    def _check_moved(self, duration_s: float) -> None:
+        """Refuse a window in which a counter that cannot idle never moved, though it had time for several updates."""
+        for state in self._states.values():
+            update_s = state.rail.update_period_s
+            if state.rail.sense != "energy" or state.rail.may_idle or state.moved or update_s is None:
+                continue
+            if duration_s > max(UNMOVED_UPDATES * update_s, UNMOVED_S):
+                raise self._stalled(state, duration_s)
 
     def _check_stall(self, state: _RailState, now_s: float) -> None:
         rail, stood_s = state.rail, now_s - state.changed_t
         if rail.may_idle or stood_s <= _stall_s(rail):
             return
-        raise MeterError(
-            f"meter {self.meter.name}: counter {rail.name} stood still at {state.last:.16g} for {stood_s:.2f} s ({rail.source}); "
-            "the sensor stalled: check it with 'cwmp-profile devices --probe', or take another meter"
+        raise self._stalled(state, stood_s)
+
+    def _stalled(self, state: _RailState, stood_s: float) -> MeterError:
+        return MeterError(
+            f"meter {self.meter.name}: counter {state.rail.name} stood still at {state.last:.16g} for {stood_s:.2f} s "
+            f"({state.rail.source}); the sensor stalled: check it with 'cwmp-profile devices --probe', or take another meter"
         )
 
 
 def _stall_s(rail: Rail) -> float:
     return max(STALL_UPDATES * (rail.update_period_s or DEFAULT_UPDATE_S), STALL_S)
-
-
-def _max_power_w(rail: Rail) -> float:
-    return rail.max_power_w or ASSUMED_MAX_POWER_W
 
 
 def _unit(rail: Rail) -> float:

@@ -13,83 +13,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from cwmp_profiler.clock import Clock, RealClock
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.meters.bounds import refuse_nonsense
+from cwmp_profiler.meters.rail import Kind, Rail, Reading, root_rails
 from cwmp_profiler.provenance import Provenance
 
-Kind = Literal[
-    "package",
-    "dram",
-    "core",
-    "uncore",
-    "psys",
-    "gpu",
-    "gpu-memory",
-    "board",
-    "cpu",
-    "soc",
-    "module",
-    "radio",
-    "battery",
-    "other",
+__all__ = [
+    "Availability",
+    "Kind",
+    "Meter",
+    "MeterContext",
+    "MeterFactory",
+    "MeterUnavailableError",
+    "Rail",
+    "Reading",
+    "root_rails",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rail:
-    """One measured supply.
-
-    Attributes:
-        name: Unique within its meter, for example `package-0` or `VDD_CPU_GPU_CV`.
-        kind: What it feeds, in this project's words.
-        parent: Name of the rail that already contains it; None for a rail that totals may add.
-        sense: `energy` for a monotonic counter, `power` for a sensor that is integrated.
-        unit_j: Joules per counter tick (energy rails only).
-        wrap_ticks: Ticks at which the counter starts again from zero; None if it never wraps (energy rails only).
-        max_power_w: Most power the rail can plausibly draw, where known: sizes the guard against unseen wraps.
-        update_period_s: Time between new values of the sensor, nominal or probed; None if unknown.
-        averaging_s: Time over which the sensor averages; None if unknown.
-        source: Path or call that the value comes from.
-        meaning: What the board's maker says the rail feeds, for people.
-        may_idle: True if the rail may truly draw nothing for long, so that a counter that stands still is no fault.
-    """
-
-    name: str
-    kind: Kind
-    sense: Literal["energy", "power"]
-    parent: str | None = None
-    unit_j: float | None = None
-    wrap_ticks: int | None = None
-    max_power_w: float | None = None
-    update_period_s: float | None = None
-    averaging_s: float | None = None
-    source: str = ""
-    meaning: str = ""
-    may_idle: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with every attribute."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build a rail from what `to_json` wrote; unknown keys are ignored, wrong types raise TypeError or KeyError."""
-        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """All rails of a meter at one instant.
-
-    Attributes:
-        t_s: Clock time of the read, in seconds (middle of the read).
-        values: Per rail name: counter ticks (int) or watts (float). Every rail of the meter is present.
-    """
-
-    t_s: float
-    values: Mapping[str, float]
 
 
 class Meter(ABC):
@@ -101,6 +43,7 @@ class Meter(ABC):
         rails: Its rails; fixed while it is open.
         clock: Time that readings are stamped with.
         notes: What a user must know about its numbers (for example an offset of DRAM counters).
+        no_total: Why its rails must not be added up (whether one contains another is not known); empty where a total is right.
         sample_period_s: Time between samples that keeps their cost small (`pace.find_pace`), in seconds; None leaves it to the
             update period.
         dense_sample_s: The same where many samples matter more than their cost, in seconds; None takes `sample_period_s`.
@@ -112,6 +55,7 @@ class Meter(ABC):
     rails: tuple[Rail, ...]
     clock: Clock
     notes: tuple[str, ...] = ()
+    no_total: str = ""
     sample_period_s: float | None = None
     dense_sample_s: float | None = None
     child_cpu_s: float = 0.0
@@ -142,6 +86,7 @@ class Meter(ABC):
             "provenance": str(self.provenance),
             "rails": [rail.to_json() for rail in self.rails],
             "notes": list(self.notes),
+            **({"no_total": self.no_total} if self.no_total else {}),
         }
 
 
@@ -187,6 +132,7 @@ class Availability:
         provenance: What its joules would be called.
         rails: Its rails, if available.
         notes: What a user must know about its numbers.
+        no_total: Why its rails must not be added up; empty where a total is right.
     """
 
     meter: str
@@ -197,6 +143,7 @@ class Availability:
     provenance: Provenance = Provenance.MEASURED
     rails: tuple[Rail, ...] = ()
     notes: tuple[str, ...] = ()
+    no_total: str = ""
 
 
 class MeterFactory(ABC):
@@ -236,9 +183,14 @@ class MeterFactory(ABC):
         """Say whether the meter is available. Never raises a `CwmpError`."""
         try:
             with self.open(context) as meter:
-                meter.read()
+                refuse_nonsense(self.name, meter.rails, meter.read())
                 return Availability(
-                    meter=self.name, available=True, rails=meter.rails, provenance=meter.provenance, notes=meter.notes
+                    meter=self.name,
+                    available=True,
+                    rails=meter.rails,
+                    provenance=meter.provenance,
+                    notes=meter.notes,
+                    no_total=meter.no_total,
                 )
         except MeterUnavailableError as error:
             return Availability(
@@ -267,10 +219,3 @@ class MeterUnavailableError(MeterError):
         self.reason = reason
         self.cure = cure
         self.fix = tuple(fix)
-
-
-def root_rails(rails: Iterable[Rail]) -> tuple[Rail, ...]:
-    """Return the rails that a total may add: those that no other present rail contains."""
-    rails = tuple(rails)
-    names = {rail.name for rail in rails}
-    return tuple(rail for rail in rails if rail.parent not in names)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cwmp_profiler.clock import Clock, RealClock
 from cwmp_profiler.meters.base import Meter
+from cwmp_profiler.meters.bounds import refuse_nonsense
 
 WAKE_S = 2e-4
 """Processor time that waking the sampler may cost beside the read itself (measured on a loaded virtual machine: half of it)."""
@@ -52,11 +53,11 @@ def find_pace(meter: Meter, least_s: float) -> Pace:
         least_s: Time between samples below which they tell nothing new.
 
     Raises:
-        MeterError: If a read failed.
+        MeterError: If a read failed, or told what cannot be true.
     """
     clock, processor_s = meter.clock, processor_time(meter.clock)
-    # The first read opens what later ones find open.
-    meter.read()
+    # The first read opens what later ones find open, and a sensor that answers nonsense now is not opened.
+    refuse_nonsense(meter.name, meter.rails, meter.read())
     costs, took = [], []
     for _ in range(_TRIES):
         clock.sleep(_PAUSE_S)

@@ -150,7 +150,7 @@ def view_of(rails: Sequence[ZoneRail]) -> View:
             places[entry.rail.name] = (socket, False)
             folder, shown = f"{_ZONES}/intel-rapl:{socket}", f"package-{socket}"
             files[f"{_CPUS}/cpu{socket}/topology/physical_package_id"] = f"{socket}\n"
-        files |= {folder: None, f"{folder}/name": f"{shown}\n", f"{folder}/energy_uj": zone.energy_file}
+        files |= {folder: None, f"{folder}/name": f"{shown}\n", f"{folder}/energy_uj": zone.file}
     last = len(socket_of) - 1
     files[f"{_CPUS}/present"] = f"0-{last}\n" if last else "0\n"
     return View(files, places)

@@ -5,6 +5,8 @@
     class/powercap/intel-rapl:0:1       name = dram                rail dram-0      (beside package-0, inside psys)
     class/powercap/intel-rapl:1         name = psys                rail psys
     class/powercap/intel-rapl-mmio:0    name = package-0           the same package a second time: left out
+    class/powercap/arm-scmi:0           power_uw, no energy_uj     rail senses power; a zone inside it is inside its rail
+    class/powercap/dtpm:0               power_uw                   the kernel's estimate from a model: left out
 
 Zones may have gaps in their indices, several dies (`package-0-die-1`), other control types, and may show only flat or only
 nested folders, in `class/powercap` or in `devices/virtual/powercap` (a container's bind mount).
@@ -28,28 +30,32 @@ PEAK_FACTOR = 8.0
 
 _ZONE = re.compile(r"(?P<control>[A-Za-z][\w-]*):(?P<index>\d+(?::\d+)*)")
 _DEPTH = 5
+_ESTIMATED = frozenset({"dtpm"})
+"""Control types whose watts are worked out from a model of the processor's load, not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
-    """One zone with an energy counter.
+    """One zone with an energy counter or a power sensor.
 
     Attributes:
         path: Its folder.
         control: Control type, for example `intel-rapl`.
         index: Position in the tree: `intel-rapl:0:1` is `(0, 1)`.
         name: What the kernel calls it.
+        counts: Whether its counter is read; else its watts.
     """
 
     path: Path
     control: str
     index: tuple[int, ...]
     name: str
+    counts: bool = True
 
     @property
-    def energy_file(self) -> Path:
-        """The counter, in microjoules."""
-        return self.path / "energy_uj"
+    def file(self) -> Path:
+        """The counter in microjoules, or the power in microwatts."""
+        return self.path / ("energy_uj" if self.counts else "power_uw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def powercap_folders(sysfs_root: Path) -> tuple[Path, ...]:
 
 
 def find_zones(sysfs_root: Path) -> list[Zone]:
-    """Return every zone that has an energy counter, in the order of control type and index."""
+    """Return every zone that counts or senses, in the order of control type and index."""
     found: dict[tuple[str, tuple[int, ...]], Zone] = {}
     for folder in powercap_folders(sysfs_root):
         _collect(folder, found, depth=0)
@@ -81,11 +87,26 @@ def _collect(folder: Path, found: dict[tuple[str, tuple[int, ...]], Zone], *, de
         match = _ZONE.fullmatch(entry.name)
         if match:
             index = tuple(int(part) for part in match["index"].split(":"))
-            if (entry / "energy_uj").exists():
+            counts = (entry / "energy_uj").exists()
+            if counts or (entry / "power_uw").exists():
                 name = optional_text(entry / "name") or entry.name
-                zone = Zone(path=entry, control=match["control"], index=index, name=name)
+                zone = Zone(path=entry, control=match["control"], index=index, name=name, counts=counts)
                 found.setdefault((zone.control, zone.index), zone)
         _collect(entry, found, depth=depth + 1)
+
+
+def without_estimates(zones: Iterable[Zone]) -> tuple[list[Zone], list[str]]:
+    """Drop zones whose numbers are estimates of the kernel; return the others and a remark for each control type left out."""
+    zones = list(zones)
+    controls = dict.fromkeys(zone.control for zone in zones if zone.control in _ESTIMATED)
+    notes = [f"zones of {control} are the kernel's estimate from a model and are left out" for control in controls]
+    return [zone for zone in zones if zone.control not in controls], notes
+
+
+def masked_zones(sysfs_root: Path) -> list[Path]:
+    """Return links of class/powercap that are zones and lead nowhere: what containers mask."""
+    links = children(powercap_folders(sysfs_root)[0])
+    return [link for link in links if link.is_symlink() and not link.exists() and _ZONE.fullmatch(link.name)]
 
 
 def _control_order(control: str) -> int:
@@ -121,7 +142,7 @@ def rails_of(zones: Iterable[Zone]) -> list[ZoneRail]:
     names: dict[tuple[str, tuple[int, ...]], str] = {}
     for place, zone in by_place.items():
         names[place] = _unique(_rail_name(zone, by_place), zone, names.values())
-    psys = next((names[place] for place, zone in by_place.items() if _kind(zone.name) == "psys"), None)
+    psys = next((names[place] for place, zone in by_place.items() if kind_of(zone.name) == "psys"), None)
     return [
         ZoneRail(_rail(zone, names[place], _parent(zone, place, names, psys)), zone) for place, zone in by_place.items()
     ]
@@ -143,16 +164,29 @@ def _parent(
 ) -> str | None:
     if names[place] == psys:
         return None
-    kind = _kind(zone.name)
-    if len(zone.index) > 1 and kind != "dram":
+    rapl = zone.control.startswith("intel-rapl")
+    # RAPL lists memory below its package, though the package's counter does not hold it; other trees are trees.
+    if len(zone.index) > 1 and not (rapl and kind_of(zone.name) == "dram"):
         inside = names.get((zone.control, zone.index[:-1]))
         if inside is not None:
             return inside
-    return psys
+    return psys if rapl else None
 
 
 def _rail(zone: Zone, name: str, parent: str | None) -> Rail:
-    kind = _kind(zone.name)
+    kind = kind_of(zone.name)
+    if not zone.counts:
+        averaging_us = optional_number(zone.path / "constraint_0_time_window_us")
+        return Rail(
+            name=name,
+            kind=kind,
+            sense="power",
+            parent=parent,
+            max_power_w=_range_w(zone.path),
+            averaging_s=averaging_us * 1e-6 if averaging_us and 0 < averaging_us < 10**8 else None,
+            source=str(zone.file),
+            meaning=f"powercap zone {zone.name}",
+        )
     return Rail(
         name=name,
         kind=kind,
@@ -162,7 +196,7 @@ def _rail(zone: Zone, name: str, parent: str | None) -> Rail:
         wrap_ticks=wrap_ticks(optional_number(zone.path / "max_energy_range_uj")),
         max_power_w=_max_power_w(zone.path),
         update_period_s=UPDATE_PERIOD_S,
-        source=str(zone.energy_file),
+        source=str(zone.file),
         meaning=_MEANINGS.get(kind, f"powercap zone {zone.name}"),
         may_idle=kind in {"core", "uncore", "other"},
     )
@@ -189,10 +223,17 @@ def _max_power_w(path: Path) -> float | None:
     return PEAK_FACTOR * max(plausible) if plausible else None
 
 
-def _kind(name: str) -> Kind:
+def _range_w(path: Path) -> float | None:
+    """Return the most that the zone's sensor can show, if it is a plausible power."""
+    most = optional_number(path / "max_power_range_uw")
+    return most * 1e-6 if most is not None and 10**6 <= most <= 5 * 10**9 else _max_power_w(path)
+
+
+def kind_of(name: str) -> Kind:
+    """Return what a zone of this name feeds."""
     if name.startswith("package"):
         return "package"
-    kinds: tuple[Kind, ...] = ("dram", "core", "uncore", "psys")
+    kinds: tuple[Kind, ...] = ("dram", "core", "uncore", "psys", "cpu", "gpu", "soc")
     for kind in kinds:
         if name == kind or name.startswith(f"{kind}-"):
             return kind

@@ -73,8 +73,9 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
         if colon:
             context = replace(context, options={**context.options, f"{name}.argument": argument})
         return _open(known[name], replace(context, options={**context.options, "device": device}), None)
+    kind = device.partition(":")[0]
     candidates = sorted(
-        (factory for factory in known.values() if factory.rank is not None and device in factory.devices),
+        (factory for factory in known.values() if factory.rank is not None and kind in factory.devices),
         key=lambda factory: factory.rank or 0,
     )
     tried: list[str] = []

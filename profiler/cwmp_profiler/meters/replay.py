@@ -88,6 +88,7 @@ class ReplayMeter(Meter):
     ) -> None:
         self.provenance = Provenance(recorded["provenance"])
         self.rails = rails
+        self.no_total = str(recorded.get("no_total", ""))
         self.notes = (f"replayed from {path.name}, recorded with {recorded['name']}", *recorded.get("notes", ()))
         self._path = path
         self.readings = tuple(readings)

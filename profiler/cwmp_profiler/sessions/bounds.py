@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cwmp_profiler.joules.tracker import ASSUMED_MAX_POWER_W
+from cwmp_profiler.meters.bounds import ASSUMED_MAX_POWER_W
 from cwmp_profiler.sessions.measurements import Measurements, Window
 
 TOLERANCE = 1.05

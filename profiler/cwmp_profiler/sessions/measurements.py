@@ -9,13 +9,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
@@ -31,7 +40,18 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Total = Annotated[
+    NonNegative,
+    WrapValidator(lambda value, inner: math.nan if _is_absent(value) else inner(value)),
+    PlainSerializer(lambda value: None if math.isnan(value) else value, return_type=float | None, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}),
+]
+"""Joules of a window; `null` in the file and not-a-number in memory where the meter tells no total."""
 Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class _Record(BaseModel):
@@ -69,6 +89,8 @@ class MeterRecord(_Record):
     provenance: Provenance
     rails: list[dict[str, Any]]
     notes: list[str] = []
+    no_total: str = ""
+    """Why its rails must not be added up; empty where the windows' `energy_j` is right."""
 
 
 class Header(_Record):
@@ -120,7 +142,7 @@ class Window(_Record):
     t_start_s: Finite
     """Session clock at the first reading, in seconds since the session's start."""
     duration_s: Positive
-    energy_j: NonNegative
+    energy_j: Total
     """Sum over rails that no other rail contains."""
     rails: dict[str, RailRecord]
     reads: Count = 2

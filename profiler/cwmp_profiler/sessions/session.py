@@ -198,7 +198,7 @@ class Session:
         state = self.device.state()
         if self.gpu_state is not None:
             state = {**state, **self.gpu_state()}
-        if energy.energy_j < 0:
+        if energy.energy_j is not None and energy.energy_j < 0:
             raise MeterError(
                 f"meter {self.meter.name}: {point.label()} read {energy.energy_j} J, below zero; check its set-up"
             )
@@ -213,7 +213,7 @@ class Session:
             counts=counts,
             t_start_s=energy.t_start_s - self._origin_s,
             duration_s=energy.duration_s,
-            energy_j=energy.energy_j,
+            energy_j=math.nan if energy.energy_j is None else energy.energy_j,
             rails={name: RailRecord.model_validate(rail.to_json()) for name, rail in energy.rails.items()},
             reads=energy.reads,
             read_s=energy.read_s,

@@ -153,7 +153,59 @@ def test_a_counter_that_may_idle_or_has_not_had_time_to_move_is_no_stall():
     idle = Scripted(counter(), counter("gpu", may_idle=True), pkg=lambda t: int(1e7 * t), gpu=lambda t: 0)
     assert window(idle, 5.0).rails["gpu"].energy_j == 0
     slow = Scripted(counter(update_period_s=0.1), pkg=lambda t: 0)
-    assert window(slow, 4.0).rails["pkg"].moved is False
+    assert window(slow, 0.9).rails["pkg"].moved is False
+
+
+def test_a_window_in_which_a_counter_had_time_for_ten_updates_and_never_moved_is_no_window_of_zero_joules():
+    with pytest.raises(MeterError, match="stood still at 7 for 1.20 s"):
+        window(Scripted(counter(update_period_s=0.1), pkg=lambda t: 7), 1.2)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (-15.0, "cannot give power back"),
+        (400.0, "more than the 262.5 W"),
+        (4294.967295, "all bits are set"),
+        (2147.483647, "all bits are set"),
+        (-1e-6, "all bits are set"),
+    ],
+)
+def test_one_impossible_value_voids_the_window_of_a_power_sensor(value, why):
+    """5 s at 6 W with one second of nonsense: the nonsense must not be integrated, nor cut off in silence."""
+    rail = sensor(max_power_w=262.5)
+    with pytest.raises(MeterError, match=why):
+        window(Scripted(rail, vdd=lambda t: value if 2 <= t < 3 else 6.0), 5.0)
+
+
+def test_a_sensor_without_a_stated_maximum_has_an_assumed_one():
+    battery = sensor(kind="battery")
+    with pytest.raises(MeterError, match=r"64826.2 W, more than the 500 W that it can draw \(assumed\)"):
+        window(Scripted(battery, vdd=lambda t: 64826.19 if 2 <= t < 3 else 6.16), 5.0)
+    with pytest.raises(MeterError, match=r"more than the 20000 W that it can draw \(assumed\)"):
+        window(Scripted(sensor(), vdd=lambda t: 4294967.295), 5.0)
+
+
+def test_the_offset_of_a_shunt_at_rest_is_a_reading():
+    assert window(Scripted(sensor(), vdd=lambda t: -0.2), 2.0).energy_j == pytest.approx(-0.4)
+
+
+def test_a_counter_with_all_bits_set_is_no_reading():
+    for ones in (2**32 - 1, 2**63 - 1, 2**64 - 1):
+        with pytest.raises(MeterError, match="all bits are set"):
+            window(Scripted(counter(may_idle=True), pkg=lambda t, ones=ones: ones), 5.0)
+    wrapping = counter(wrap_ticks=2**32, max_power_w=10_000.0)
+    assert window(Scripted(wrapping, pkg=lambda t: (2**32 - 1 + int(1e6 * t)) % 2**32), 1.0).energy_j == pytest.approx(
+        1
+    )
+
+
+def test_where_the_meter_tells_no_total_there_is_none():
+    meter = Scripted(sensor("a"), sensor("b"), a=lambda t: 3.0, b=lambda t: 4.0)
+    meter.no_total = "whether a contains b is not known"
+    found = window(meter, 2.0)
+    assert found.energy_j is None
+    assert {name: rail.energy_j for name, rail in found.rails.items()} == pytest.approx({"a": 6.0, "b": 8.0})
 
 
 def test_power_is_integrated_by_trapezoid_over_its_own_time_stamps():
