@@ -14,12 +14,15 @@ import os
 import platform
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.meters.rapl import UPDATE_PERIOD_S
+from cwmp_profiler.meters.rapl_watch import is_intel, watched
 from cwmp_profiler.meters.sysfs import children, optional_number, optional_text, read_number, read_text
 
 PerfOpen = Callable[[int, int, int], int]
@@ -36,6 +39,13 @@ _DOMAINS: dict[str, tuple[str, Kind]] = {
     "energy-ram": ("dram", "dram"),
 }
 
+_INTEL_ONLY = frozenset({"energy-psys", "energy-cores", "energy-gpu", "energy-ram"})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+_OPTIONAL: frozenset[Kind] = frozenset({"psys", "dram", "core", "uncore"})
+
+OPENED_APART_J = 10.0
+"""Two events that count one counter differ by what was drawn between their opening: at most this."""
+
 _SYSCALL = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _ATTR_SIZE = 128
 
@@ -45,9 +55,10 @@ class PerfMeter(Meter):
 
     name = "perf"
 
-    def __init__(self, events: dict[Rail, int], context: MeterContext) -> None:
+    def __init__(self, events: Mapping[Rail, int], context: MeterContext, notes: tuple[str, ...] = ()) -> None:
         self.rails = tuple(events)
         self.clock = context.clock
+        self.notes = notes
         self._handles = {rail.name: handle for rail, handle in events.items()}
         self._read: PerfRead = context.options.get("perf_read", _read_count)
         self._sources = {rail.name: rail.source for rail in events}
@@ -55,17 +66,29 @@ class PerfMeter(Meter):
     def read(self) -> Reading:
         """Read every event's count."""
         before = self.clock.now()
-        values = {name: self._count(name, handle) for name, handle in self._handles.items()}
+        values = {name: self.count(name) for name in self._handles}
         return Reading((before + self.clock.now()) / 2, values)
+
+    def each_once(self, *, intel: bool) -> None:
+        """Close the events that show another one's counter, or one that is not wired.
+
+        Raises:
+            MeterError: If an event cannot be read.
+        """
+        kept, notes = watched(self.rails, self.count, self.clock, intel=intel, offset_j=OPENED_APART_J)
+        for name in self._handles.keys() - {rail.name for rail in kept}:
+            os.close(self._handles.pop(name))
+        self.rails, self.notes = tuple(kept), (*self.notes, *notes)
 
     def close(self) -> None:
         """Close the events."""
         while self._handles:
             os.close(self._handles.popitem()[1])
 
-    def _count(self, name: str, handle: int) -> int:
+    def count(self, name: str) -> int:
+        """Return the count of one rail (MeterError)."""
         try:
-            data = self._read(handle)
+            data = self._read(self._handles[name])
         except PermissionError:
             raise MeterError(f"event {self._sources[name]} may not be read any more by this user") from None
         except OSError as error:
@@ -99,18 +122,29 @@ class Factory(MeterFactory):
             )
         perf_open: PerfOpen = context.options.get("perf_open", perf_event_open)
         events: dict[Rail, int] = {}
+        notes: list[str] = []
         try:
             for rail, config, cpu in _planned(context.sysfs_root, pmu, domains):
-                events[rail] = perf_open(_pmu_number(pmu), config, cpu)
-        except OSError as error:
+                try:
+                    events[rail] = perf_open(_pmu_number(pmu), config, cpu)
+                except OSError as error:
+                    if rail.kind not in _OPTIONAL or error.errno in _FORBIDDEN:
+                        raise
+                    notes.append(f"{rail.source} cannot be opened and is left out: {error.strerror}")
+            meter = PerfMeter(_within_present(events), context, tuple(notes))
+            meter.each_once(intel=is_intel(context) or not _INTEL_ONLY.isdisjoint(domains))
+        except (OSError, MeterError) as error:
             for handle in events.values():
-                os.close(handle)
-            raise _refused(error, pmu) from None
-        except MeterError as error:
-            for handle in events.values():
-                os.close(handle)
-            raise MeterUnavailableError(str(error)) from None
-        return PerfMeter(events, context)
+                with suppress(OSError):
+                    os.close(handle)
+            raise _refused(error, pmu) if isinstance(error, OSError) else MeterUnavailableError(str(error)) from None
+        return meter
+
+
+def _within_present(events: Mapping[Rail, int]) -> dict[Rail, int]:
+    """Rails inside one that could not be opened are roots."""
+    names = {rail.name for rail in events}
+    return {rail if rail.parent in names else replace(rail, parent=None): handle for rail, handle in events.items()}
 
 
 def _planned(root: Path, pmu: Path, domains: list[str]) -> list[tuple[Rail, int, int]]:
@@ -181,7 +215,7 @@ def _read_count(handle: int) -> bytes:
 
 
 def _refused(error: OSError, pmu: Path) -> MeterUnavailableError:
-    if error.errno in {errno.EACCES, errno.EPERM}:
+    if error.errno in _FORBIDDEN:
         level = optional_text("/proc/sys/kernel/perf_event_paranoid") or "unknown"
         return MeterUnavailableError(
             f"the kernel does not let this user open {pmu.name} events (perf_event_paranoid is {level})",

@@ -57,7 +57,9 @@ class PowercapMeter(Meter):
     def read(self) -> Reading:
         """Read every zone: counters in microjoules, sensors in watts."""
         before = self.clock.now()
-        values = {name: read_counter(path) if counts else read_number(path) * 1e-6 for name, path, counts in self._files}
+        values = {
+            name: read_counter(path) if counts else read_number(path) * 1e-6 for name, path, counts in self._files
+        }
         return Reading((before + self.clock.now()) / 2, values)
 
 
@@ -154,7 +156,9 @@ def _with_their_package(zones: list[Zone], broken: Mapping[Path, MeterError]) ->
 
 def _dies_of_intel(zones: list[Zone]) -> bool:
     """Whether package counters have Intel's usual unit of 61 uJ (AMD's is 15.3 uJ)."""
-    ranges = [optional_number(zone.path / "max_energy_range_uj") or 0 for zone in zones if kind_of(zone.name) == "package"]
+    ranges = [
+        optional_number(zone.path / "max_energy_range_uj") or 0 for zone in zones if kind_of(zone.name) == "package"
+    ]
     return any(abs(found - INTEL_RANGE_UJ) < 0.01 * INTEL_RANGE_UJ for found in ranges)
 
 

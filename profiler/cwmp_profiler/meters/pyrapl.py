@@ -109,6 +109,10 @@ class Factory(MeterFactory):
     def open(self, context: MeterContext) -> PyraplMeter:
         """Open every zone that `powercap` reads."""
         rails, notes = rails_or_unavailable(context)
+        if sensing := [entry.zone.path.name for entry in rails if not entry.zone.counts]:
+            raise MeterUnavailableError(
+                f"{sensing[0]} tells power, and pyRAPL reads counters", "take the meter powercap"
+            )
         pyrapl = _import_pyrapl()
         view = view_of(rails)
         with _shown(pyrapl, view):

@@ -1,7 +1,7 @@
 """A look at moving RAPL counters before they are added up: which show one counter again, and which are not wired at all.
 
-    lead    ...a1......a2...        bracket: the other counter, read between two reads of the first, lies between them,
-    other   ......b.........        again and again while both move: it is the same counter
+    lead    ..a0....a1......a2...        bracket: the other counter, read between two reads of the first, lies between what the
+    other   ............b........        first read before and after, again and again while both move: it is the same counter
 
 Linux 6.9 to 6.12 lists one zone and one CPU of the PMU per die of an AMD socket, and AMD's package counter is one per socket: each die
 shows it whole. Intel's `package-N-die-M` are counters of their own, whatever they happen to read. Zones that a board does not wire
@@ -10,6 +10,7 @@ stand at an old number for ever; `enabled` says nothing about that.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,13 +28,13 @@ DEAD_S: Final = 0.2
 FROZEN_S: Final = 0.75
 """Time after which a counter that must move, and did not while a package did, is not wired."""
 
-PLATFORM_S: Final = 0.25
-"""Time over which the platform's counter is held against the packages that it must contain."""
+COMPARED_S: Final = 0.3
+"""Time over which two counters are held against each other: powers that differ by some percent are then many updates apart."""
 
 PLATFORM_SHARE: Final = 0.8
 MOVES: Final = 5
 AGREEMENT: Final = 0.8
-"""Share of brackets that must agree: whoever writes two files cannot write both at once."""
+"""Share of brackets that must agree."""
 
 _MUST_MOVE: Final = frozenset({"psys", "dram"})
 
@@ -56,18 +57,15 @@ class _Pair:
 
     def mirrors(self, offset_j: float) -> bool:
         """Whether both are one counter, with at most `offset_j` between the instants at which they began to count."""
-        offset = statistics.median_low([other - first for first, other, _ in self.brackets])
-        if not self.told or abs(offset) * (self.lead.unit_j or 0.0) > offset_j + self._width_j():
+        offset = statistics.median_low([other - first for first, other, _ in self.brackets]) if offset_j else 0
+        if not self.told or abs(offset) * (self.lead.unit_j or 0.0) > offset_j:
             return False
-        offset = offset if offset_j else 0
-        agreed = 0
-        for first, other, last in self.brackets:
-            spare = last - first if offset else 0
-            agreed += first - spare <= other - offset <= last + spare
-        return agreed >= AGREEMENT * len(self.brackets)
-
-    def _width_j(self) -> float:
-        return max(last - first for first, _, last in self.brackets) * (self.lead.unit_j or 0.0)
+        # From the bracket before: two registers, or the files of two zones, are not updated at one instant.
+        agreed = sum(
+            before <= other - offset <= last + (last - before if offset else 0)
+            for (before, _, _), (_, other, last) in itertools.pairwise(self.brackets)
+        )
+        return agreed >= AGREEMENT * (len(self.brackets) - 1)
 
 
 def watched(
@@ -138,7 +136,7 @@ def _look(
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Read until all is told, or the time for it is over; return what was read first and last."""
     watched_rails = [*packages, *must_move]
-    least_s = PLATFORM_S if any(rail.kind == "psys" for rail in must_move) else 0.0
+    least_s = COMPARED_S if pairs or any(rail.kind == "psys" for rail in must_move) else 0.0
     first = {rail.name: read(rail.name) for rail in watched_rails}
     began, last = clock.now(), first
     while True:
