@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter
 
@@ -27,7 +26,4 @@ class RoundMeter:
 
     def stop(self) -> float:
         """End a round; return its joules (MeterError)."""
-        energy_j = self._tracker.stop().energy_j
-        if energy_j is None:
-            raise MeterError(f"meter {self._tracker.meter.name} tells no total: {self._tracker.meter.no_total}")
-        return energy_j
+        return self._tracker.stop().total_j()

@@ -178,8 +178,7 @@ def record(
                 tracker.abandon()
             raise
         energies = [tracker.stop() for tracker in trackers]
-        # A meter without a total was refused before the first window.
-        powers = [(energy.energy_j or 0.0) / energy.duration_s for energy in energies]
+        powers = [energy.total_j() / energy.duration_s for energy in energies]
         windows.append(
             LoadWindow(
                 load=load.name,

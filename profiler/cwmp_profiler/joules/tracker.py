@@ -91,6 +91,7 @@ class Energy:
         read_s: Time spent in reads, in seconds.
         read_cpu_s: Processor time of the reads, child processes included, in seconds: the meter's own cost.
         longest_gap_s: Longest time between two successive reads: a power rail says nothing of what happened in it.
+        no_total: Why there is no `energy_j`; empty if there is.
     """
 
     t_start_s: float
@@ -101,6 +102,17 @@ class Energy:
     read_s: float
     read_cpu_s: float
     longest_gap_s: float
+    no_total: str = ""
+
+    def total_j(self) -> float:
+        """Return `energy_j`.
+
+        Raises:
+            MeterError: If the meter says that its rails must not be added.
+        """
+        if self.energy_j is None:
+            raise MeterError(f"there is no total: {self.no_total}; take the joules of one of {', '.join(self.rails)}")
+        return self.energy_j
 
 
 @dataclass(slots=True)
@@ -199,6 +211,7 @@ class Tracker:
             read_s=self._read_s,
             read_cpu_s=self._read_cpu_s,
             longest_gap_s=self._gap_s,
+            no_total=self.meter.no_total,
         )
 
     def _total_j(self, rails: Mapping[str, RailEnergy]) -> float:

@@ -41,7 +41,7 @@ class _OneReader(Meter):
     def __init__(self, meter: Meter) -> None:
         self._meter, self._lock = meter, threading.Lock()
         self.name, self.provenance, self.clock = meter.name, meter.provenance, meter.clock
-        self.rails, self.notes = meter.rails, meter.notes
+        self.rails, self.notes, self.no_total = meter.rails, meter.notes, meter.no_total
         self.sample_period_s, self.dense_sample_s = meter.sample_period_s, meter.dense_sample_s
         self.child_cpu_s = meter.child_cpu_s
 
@@ -86,9 +86,9 @@ class EnergyWindow(Shown):
         """Joules of the block: the sum over rails that no other rail contains.
 
         Raises:
-            MeterError: If the window is still open, or the meter failed while it was.
+            MeterError: If the window is still open, the meter failed while it was, or its rails must not be added.
         """
-        return self._ended().energy_j
+        return self._ended().total_j()
 
     @property
     def duration_s(self) -> float:
@@ -98,7 +98,7 @@ class EnergyWindow(Shown):
     @property
     def power_w(self) -> float:
         """Mean watts; raises as `energy_j`."""
-        return self._ended().energy_j / self._ended().duration_s
+        return self._ended().total_j() / self._ended().duration_s
 
     @property
     def rails(self) -> Mapping[str, float]:
@@ -151,12 +151,15 @@ class EnergyWindow(Shown):
             (name, si(rail.energy_j, "J"), si(rail.energy_j / energy.duration_s, "W"))
             for name, rail in energy.rails.items()
         ]
-        total = [("total", si(energy.energy_j, "J"), si(self.power_w, "W"))] if len(rows) > 1 else []
+        total = []
+        if len(rows) > 1:
+            told = energy.energy_j is not None
+            total = [("total", si(energy.energy_j, "J"), si(self.power_w, "W")) if told else ("no total", "-", "-")]
         return ShortTable(
             title=f"{si(energy.duration_s, 's')} by meter {self.meter}, {self.provenance}",
             columns=("rail", "energy", "power"),
             rows=[*total, *rows],
-            notes=self.notes,
+            notes=(*self.notes, *filter(None, [energy.no_total])),
         )
 
 
