@@ -3,6 +3,7 @@
 Rooms, each of which may import those above it:
 
 - `counts`, `clock`, `errors`, `provenance`, `si_prefixes`, `device_info`, `boards`: what every room stands on.
+- `kernels`: the writes of a sparse update, which users and microbenchmarks share.
 - `meters`: every source of joules or watts, and the contract of plug-ins.
 - `joules`: from raw readings to joules of a window (`tracker`), counter edges, the probe of a meter, joules of a command.
 - `workloads`: microbenchmarks with exact counts.

@@ -83,6 +83,13 @@ SPARSE_KERNELS: Mapping[str, tuple[Kernel, ...]] = {
 }
 """Kernels of one sparse step on the k gathered entries, beside the gathers and scatters."""
 
+FUSED_STEPS: Mapping[str, Kernel] = {
+    "sgd": Kernel(1, 0, 5),
+    "momentum": Kernel(1, 0, 7),
+    "adam": Kernel(1, 0, 17, divisions=2),
+}
+"""Arithmetic of one sparse step by `cwmp_profiler.kernels`, per chosen entry; the one tensor streamed is the values."""
+
 INDEX_BYTES = 8
 """Bytes of one torch index (int64)."""
 
@@ -209,6 +216,53 @@ def sparse_update(
         apply["index"] = (1.0 + 2.0 * states) * k
     work = _elementwise(k, near, SPARSE_KERNELS[optimizer], entry_bytes, processor_caches=processor_caches)
     return add(gathers, work, scatters, apply)
+
+
+def fused_update(
+    n: int,
+    k: float,
+    level: str,
+    optimizer: Optimizer,
+    *,
+    whole_lines: bool = False,
+    entry_bytes: int = 4,
+    line_bytes: int = 64,
+    temporary_level: str | None = None,
+    processor_caches: bool = False,
+) -> Counts:
+    """Return the counts of one sparse optimiser step as the compiled loops of `cwmp_profiler.kernels` do it.
+
+    One pass: parameter and state are changed line by line, indices are streamed twice (they are checked first) and values once;
+    there are no temporaries. Whole lines are handled as one, not entry by entry.
+
+    Args:
+        n: Entries of the tensor.
+        k: Entries updated; may be a fraction (an expectation).
+        level: Memory level where parameter and state live.
+        optimizer: Which step.
+        whole_lines: Whether the k entries fill lines that are chosen uniformly, instead of being chosen one by one.
+        entry_bytes: Bytes of an entry.
+        line_bytes: Bytes of a line.
+        temporary_level: Memory level of indices and values; None takes `level`.
+        processor_caches: Whether the device is counted as a processor (see the module).
+    """
+    step, tensors = FUSED_STEPS[optimizer], 1.0 + STATE_TENSORS[optimizer]
+    entries_per_line = line_bytes // entry_bytes if whole_lines else 1
+    touched = scattered(
+        max(n // entries_per_line, 1),
+        k / entries_per_line,
+        level,
+        entry_bytes=entry_bytes * entries_per_line,
+        line_bytes=line_bytes,
+        processor_caches=processor_caches,
+    )
+    divisions = step.divisions if processor_caches else 0
+    work = {**scale(touched, tensors), "elem_float32": float(k * (step.flops - divisions))}
+    if divisions:
+        work["div_float32"] = float(k * divisions)
+    if processor_caches:
+        work["index"] = k / entries_per_line
+    return add(stream(temporary_level or level, read_bytes=k * (2 * INDEX_BYTES + step.reads * entry_bytes)), work)
 
 
 def blend(shares: Mapping[str, float], counts_at: Callable[[str], Counts]) -> Counts:

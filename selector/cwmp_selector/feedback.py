@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from cwmp_profiler.kernels.scatter import add_at
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates.find import WORTHWHILE
 from cwmp_selector.candidates.floats import BITS_DTYPE
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.update import SparseUpdate, add_at
+from cwmp_selector.update import SparseUpdate
 
 _HALF = (torch.float16, torch.bfloat16)
 

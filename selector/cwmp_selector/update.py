@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import torch
 
+from cwmp_profiler.kernels.scatter import add_at
+from cwmp_selector.candidates.floats import BITS_DTYPE
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import check_format, quantize
 
@@ -92,7 +94,7 @@ class SparseUpdate:
             scale: Factor, for example minus the learning rate.
 
         Raises:
-            SelectionError: If a tensor is missing or has another shape. Nothing has been changed then.
+            SelectionError: If a tensor is missing, has another shape or is no float tensor. Nothing has been changed then.
         """
         tensors = dict(target.named_parameters()) if isinstance(target, torch.nn.Module) else target
         touched = [name for name, index in self.indices.items() if index.numel()]
@@ -103,6 +105,10 @@ class SparseUpdate:
                 raise SelectionError(
                     f"{name!r} has shape {tuple(tensors[name].shape)} in the target, {tuple(self.shapes[name])} in the "
                     "update: apply it to the model it was made for"
+                )
+            if tensors[name].dtype not in BITS_DTYPE:
+                raise SelectionError(
+                    f"{name!r} is {tensors[name].dtype} in the target: apply the update to float tensors"
                 )
         for name in touched:
             add_at(tensors[name], self.indices[name], self.values[name], scale)
@@ -155,22 +161,3 @@ def shapes_of(like: Like) -> dict[str, tuple[int, ...]]:
     if isinstance(like, torch.nn.Module):
         return {name: tuple(p.shape) for name, p in like.named_parameters() if p.requires_grad}
     return {name: tuple(item.shape if isinstance(item, torch.Tensor) else item) for name, item in like.items()}
-
-
-def add_at(tensor: torch.Tensor, index: torch.Tensor, values: torch.Tensor, scale: float = 1.0) -> None:
-    """Add scale * values at distinct flat row-major positions of a tensor, in place."""
-    index = index.to(tensor.device)
-    addend = values.to(device=tensor.device, dtype=tensor.dtype)
-    if scale != 1.0:
-        addend = addend * scale
-    if not tensor.is_contiguous():
-        where = torch.unravel_index(index, tensor.shape)
-        tensor[where] = tensor[where] + addend
-        return
-    flat = tensor.detach().view(-1)
-    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
-        # NumPy's scatter: torch's indexing on the CPU takes several times as long for a few percent of the entries.
-        array = flat.numpy()
-        array[index.numpy()] += addend.detach().numpy()
-    else:
-        flat[index] = flat[index] + addend

@@ -1,7 +1,9 @@
 """Family `update`: the optimiser step of linear, conv, norm and embedding layers, dense and sparse.
 
-Dense steps issue the kernels of torch's own single-tensor SGD, momentum SGD and Adam; sparse steps update k random entries
-of parameter and state, given indices and values, as a federated client or a sparse local step does.
+Dense steps issue the kernels of torch's own single-tensor SGD, momentum SGD and Adam. Sparse steps update k entries of
+parameter and state, given indices and values, in three modes: `entries` and `lines` call the kernels that `SparseStep` and
+`SparseUpdate.apply_to` call, with k random entries or with random whole lines; `sparse` issues torch's own indexed kernels, as code
+without this project does.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from cwmp_profiler.counts import (
     Optimizer,
     blend,
     dense_update,
+    fused_update,
     sparse_update,
     step_working_set_bytes,
 )
 from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.errors import DeviceError
+from cwmp_profiler.kernels.compiled import available, load
+from cwmp_profiler.kernels.rules import Adam, Rule, Sgd
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, position_sets
 from cwmp_profiler.workloads.operands import Operands
@@ -28,7 +34,21 @@ from cwmp_profiler.workloads.operands import Operands
 if TYPE_CHECKING:
     import torch
 
+    SparseWrite = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]
+
 LEARNING_RATE, MU, BETA1, BETA2, EPS = 1e-6, 0.9, 0.9, 0.999, 1e-8
+
+LATE = 1_000_000
+"""Number of the step that is measured: the bias corrections are one."""
+
+RULES: Mapping[Optimizer, Rule] = {
+    "sgd": Sgd(lr=LEARNING_RATE),
+    "momentum": Sgd(lr=LEARNING_RATE, momentum=MU),
+    "adam": Adam(lr=LEARNING_RATE, beta1=BETA1, beta2=BETA2, eps=EPS),
+}
+
+FUSED = ("entries", "lines")
+"""Modes that run the kernels of this project; planned where they are compiled."""
 
 SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "norm": ((512,), (2048,)),
@@ -58,8 +78,10 @@ class Update(Workload):
                     common = {"layer": layer, "shape": list(shape), "n": n, "optimizer": optimizer}
                     yield Point(workload=self.name, params={**common, "mode": "dense", "density": 1.0})
                     for density in densities:
-                        if int(n * density) >= 16:
-                            yield Point(workload=self.name, params={**common, "mode": "sparse", "density": density})
+                        if int(n * density) < 16:
+                            continue
+                        for mode in ("sparse", *(FUSED if device.kind == "cpu" and available() else ())):
+                            yield Point(workload=self.name, params={**common, "mode": mode, "density": density})
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         n, optimizer = params["n"], params["optimizer"]
@@ -67,20 +89,30 @@ class Update(Workload):
         if params["mode"] == "dense":
             shares = device.shares_of(step_working_set_bytes(n, optimizer))
             return blend(shares, lambda level: dense_update(n, level, optimizer, processor_caches=caches))
-        k = int(n * params["density"])
+        k = _chosen(params, device)
         near = device.level_of(k * 8 * 3)
         given = k * (ENTRY + INDEX_BYTES * _position_sets(n, k, optimizer, device))
         shares = device.shares_of(step_working_set_bytes(n, optimizer, gradients=0) + given)
+        line = device.line_bytes
+        if params["mode"] in FUSED:
+            whole = params["mode"] == "lines"
+            return blend(
+                shares,
+                lambda level: fused_update(
+                    n,
+                    k,
+                    level,
+                    optimizer,
+                    whole_lines=whole,
+                    line_bytes=line,
+                    temporary_level=near,
+                    processor_caches=caches,
+                ),
+            )
         return blend(
             shares,
             lambda level: sparse_update(
-                n,
-                k,
-                level,
-                optimizer,
-                line_bytes=device.line_bytes,
-                temporary_level=near,
-                processor_caches=caches,
+                n, k, level, optimizer, line_bytes=line, temporary_level=near, processor_caches=caches
             ),
         )
 
@@ -97,17 +129,56 @@ class Update(Workload):
         if params["mode"] == "dense":
             gradient = operands.take("gradient", n)
             return lambda: DENSE_STEPS[optimizer](parameter, gradient, state)
-        k = int(n * params["density"])
+        k = _chosen(params, device)
         values = operands.take("values", k)
-        positions = operands.positions(f"update/{n}/{k}", n, k, _position_sets(n, k, optimizer, device))
+        sets = _position_sets(n, k, optimizer, device)
+        if params["mode"] == "lines":
+            positions = _whole_lines(operands, n, k, sets, device.line_bytes // ENTRY)
+        else:
+            positions = operands.positions(f"update/{n}/{k}", n, k, sets)
+        write = self._write(params["mode"], optimizer)
         turn = 0
 
         def step() -> object:
             nonlocal turn
             turn = (turn + 1) % len(positions)
-            return SPARSE_STEPS[optimizer](parameter, positions[turn], values, state)
+            return write(parameter, positions[turn], values, state)
 
         return step
+
+    @staticmethod
+    def _write(mode: str, optimizer: Optimizer) -> SparseWrite:
+        if mode not in FUSED:
+            return SPARSE_STEPS[optimizer]
+        if not load():
+            raise DeviceError(f"mode {mode} runs compiled kernels: pip install 'cwmp-profile[fast]'")
+        from cwmp_profiler.kernels.scatter import step_at
+
+        rule = RULES[optimizer]
+
+        def step(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, held: list[torch.Tensor]) -> torch.Tensor:
+            step_at(rule, p, i, g, held, step=LATE)
+            return p
+
+        return step
+
+
+def _chosen(params: Mapping[str, Any], device: DeviceInfo) -> int:
+    """Return the entries of a sparse step: as many as the density says, filled up to whole lines where lines are chosen."""
+    k = int(params["n"] * params["density"])
+    if params["mode"] != "lines":
+        return k
+    line = device.line_bytes // ENTRY
+    return max(k // line, 1) * line
+
+
+def _whole_lines(operands: Operands, n: int, k: int, sets: int, line: int) -> list[torch.Tensor]:
+    """Return `sets` choices of k of n entries that fill lines of `line` entries, ascending."""
+    import torch
+
+    chosen = operands.positions(f"lines/{n}/{k}", n // line, k // line, sets)
+    within = torch.arange(line, device=operands.device)
+    return [(lines[:, None] * line + within).view(-1) for lines in chosen]
 
 
 def _position_sets(n: int, k: int, optimizer: Optimizer, device: DeviceInfo) -> int:
@@ -162,7 +233,7 @@ DENSE_STEPS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, list[torch.Tenso
     "momentum": dense_momentum,
     "adam": dense_adam,
 }
-SPARSE_STEPS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor]] = {
+SPARSE_STEPS: Mapping[str, SparseWrite] = {
     "sgd": sparse_sgd,
     "momentum": sparse_momentum,
     "adam": sparse_adam,

@@ -53,6 +53,7 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
             raise SelectionError(f"parameter {name!r} has {kind}: pass a tensor, or leave the parameter out")
         if gradient.dtype not in BITS_DTYPE:
             raise SelectionError(f"gradient of {name!r} is {gradient.dtype}: use float16, bfloat16, float32 or float64")
+        _refuse_foreign(name, gradient)
         dense = gradient.detach()
         if dense.layout != torch.strided:
             dense = dense.to_dense()
@@ -64,6 +65,22 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
     if sum(layer.numel for layer in layers) >= MAX_ENTRIES:
         raise SelectionError("more than 2**53 entries: select in parts")
     return layers
+
+
+def refuse_foreign(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise `SelectionError` naming the first tensor whose entries are not here: sharded over processes, or without memory."""
+    for name, tensor in tensors.items():
+        _refuse_foreign(name, tensor)
+
+
+def _refuse_foreign(name: str, tensor: torch.Tensor) -> None:
+    if tensor.device.type == "meta":
+        raise SelectionError(f"{name!r} is on the meta device and has no values: materialise the model first")
+    if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
+        raise SelectionError(
+            f"{name!r} is a {type(tensor).__name__} sharded over processes (FSDP, tensor parallelism): a budget of its parts "
+            "is not supported; use DistributedDataParallel, or pass full_tensor()"
+        )
 
 
 def refuse_non_finite(layers: list[Layer]) -> None:

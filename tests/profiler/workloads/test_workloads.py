@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sessions import simulated_session
 from torch.utils.flop_counter import FlopCounterMode
 
-from cwmp_profiler.counts import dense_update, lines_touched, scattered, sparse_update
+from cwmp_profiler.counts import dense_update, fused_update, lines_touched, scattered, sparse_update
 from cwmp_profiler.device_info import DeviceInfo, Level
 from cwmp_profiler.devices.torch_device import TorchDevice
+from cwmp_profiler.kernels import compiled
 from cwmp_profiler.sessions.plan import make_plan, window_s
 from cwmp_profiler.workloads import PRESETS, WORKLOADS, memory
 from cwmp_profiler.workloads import update as updates
@@ -189,6 +190,41 @@ def test_a_processor_handles_entries_of_indexed_kernels_one_by_one():
     assert sparse_update(1600, 10, "l1", "momentum", processor_caches=True)["index"] == 30
     assert sparse_update(1600, 10, "l1", "adam", processor_caches=True)["index"] == 50
     assert "index" not in sparse_update(1600, 10, "l1", "adam")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_compiled_steps_are_torchs_indexed_ones_at_their_positions(optimizer):
+    """What is measured as `entries` and `lines` does the step that `sparse` does; `lines` touches nothing but whole lines."""
+    if not compiled.available():
+        pytest.skip("Numba (the extra `fast`) is not installed")
+    for mode in ("entries", "lines"):
+        params = {"layer": "linear", "shape": [64, 64], "n": 4096, "optimizer": optimizer, "mode": mode, "density": 0.1}
+        operands, workload = Operands("cpu", 3), WORKLOADS["update.step"]
+        names = ("parameter", *(f"state{i}" for i in range(2 if optimizer == "adam" else int(optimizer == "momentum"))))
+        before = [operands.take(name, 4096).clone() for name in names]
+        workload.build(params, SMALL, operands)()
+        after = [operands.take(name, 4096) for name in names]
+        moved = (after[0] != before[0]).nonzero().view(-1)
+        if mode == "lines":
+            assert torch.equal(moved.view(-1, 16) % 16, torch.arange(16).expand(moved.numel() // 16, 16))
+        else:
+            assert moved.numel() == 409
+        values = operands.take("values", moved.numel())
+        updates.SPARSE_STEPS[optimizer](before[0], moved, values, before[1:])
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-7) for a, b in zip(before, after, strict=True))
+
+
+def test_counts_of_a_compiled_step_by_hand():
+    """Indices twice, values once, each touched line of parameter and state once; whole lines are handled as one."""
+    counts = fused_update(1600, 10, "dram", "adam", temporary_level="l1", processor_caches=True)
+    plain = scattered(1600, 10, "dram", entry_bytes=4, line_bytes=64, processor_caches=True)
+    assert (counts["l1_read"], counts["launch"], counts["index"]) == (10 * 20, 1, 10)
+    assert counts["dram_line"] == pytest.approx(3 * plain["dram_line"])
+    assert (counts["elem_float32"], counts["div_float32"]) == (150, 20)
+    lines = fused_update(1600, 160, "dram", "sgd", whole_lines=True, temporary_level="l1")
+    assert lines == {"launch": 1, "l1_read": 160 * 20, "dram_line": pytest.approx(10), "elem_float32": 800}
+    ahead = fused_update(1600, 160, "dram", "sgd", whole_lines=True, processor_caches=True)
+    assert (ahead["index"], ahead["dram_line"]) == (10, pytest.approx(10 - 0.1))
 
 
 def test_a_set_that_outgrows_the_last_cache_of_a_processor_stays_there_in_part():

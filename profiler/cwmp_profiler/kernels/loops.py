@@ -1,0 +1,120 @@
+"""The compiled loops: one pass over the touched lines of a parameter and its state, without temporaries.
+
+Every loop takes (tensors, where, places, run, values, numbers): flat tensors, the parameter first; where the entries lie in it and
+in its state; how many neighbours are written as one vector (1: none are); gradients; the rule's numbers. The scalar arithmetic
+is that of `plain`, in its order. Imports Numba: only `compiled` imports this module, and only where Numba is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from cwmp_profiler.kernels.compiled import OUTSIDE, RUN
+from cwmp_profiler.kernels.lanes import adam_line, add_line, momentum_line, nesterov_line, sgd_line
+
+
+def machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loop as machine code that releases the interpreter lock; kept on disk where that can be."""
+    try:
+        kernel = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        # Numba finds no place to keep compiled code (a read-only installation): compile once per process instead.
+        kernel = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: Callable[..., Any] = kernel
+    return compiled
+
+
+def _survey(where: Any, size: int) -> int:
+    """Return how many positions end a run of RUN neighbours; -1 if they do not ascend strictly, OUTSIDE if one is."""
+    wrong = starts = outside = 0
+    for j in range(where.size):
+        outside += where[j] < 0 or where[j] >= size
+    if outside:
+        return OUTSIDE
+    for j in range(1, where.size):
+        wrong += where[j] <= where[j - 1]
+        if j >= RUN - 1:
+            starts += where[j] - where[j - RUN + 1] == RUN - 1
+    return -1 if wrong else starts
+
+
+def _add(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:  # noqa: ARG001 - as all loops
+    target, scale = tensors[0], numbers[0]
+    j, count = 0, where.size
+    while j < count:
+        at = where[j]
+        if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
+            add_line(tensors, at, at, values, j, numbers)
+            j += RUN
+        else:
+            target[at] += values[j] * scale
+            j += 1
+
+
+def _sgd(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:  # noqa: ARG001 - as all loops
+    target, rate, decay, sign = tensors[0], numbers[0], numbers[2], numbers[3]
+    j, count = 0, where.size
+    while j < count:
+        at = where[j]
+        if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
+            sgd_line(tensors, at, at, values, j, numbers)
+            j += RUN
+        else:
+            old = target[at]
+            target[at] = old + (values[j] * sign + old * decay) * rate
+            j += 1
+
+
+def _momentum(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:
+    target, buffer = tensors
+    rate, momentum, decay, sign, ahead = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    j, count = 0, where.size
+    while j < count:
+        at, there = where[j], places[j]
+        if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
+            if ahead != 0:
+                nesterov_line(tensors, at, there, values, j, numbers)
+            else:
+                momentum_line(tensors, at, there, values, j, numbers)
+            j += RUN
+        else:
+            old = target[at]
+            gradient = values[j] * sign + old * decay
+            moved = buffer[there] * momentum + gradient
+            buffer[there] = moved
+            if ahead != 0:
+                moved = gradient + moved * momentum
+            target[at] = old + moved * rate
+            j += 1
+
+
+def _adam(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:
+    target, first, second = tensors
+    rate, other1, beta2, other2, root = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    eps, decay, factor, sign = numbers[5], numbers[6], numbers[7], numbers[8]
+    j, count = 0, where.size
+    while j < count:
+        at, there = where[j], places[j]
+        if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
+            adam_line(tensors, at, there, values, j, numbers)
+            j += RUN
+        else:
+            old = target[at] * factor
+            gradient = values[j] * sign + old * decay
+            m = first[there] + (gradient - first[there]) * other1
+            v = second[there] * beta2 + (gradient * gradient) * other2
+            first[there] = m
+            second[there] = v
+            target[at] = old + (m / (np.sqrt(v) * root + eps)) * rate
+            j += 1
+
+
+survey = machine_code(_survey)
+add = machine_code(_add)
+sgd = machine_code(_sgd)
+momentum = machine_code(_momentum)
+adam = machine_code(_adam)
