@@ -211,7 +211,7 @@ def test_compiled_steps_are_torchs_indexed_ones_at_their_positions(optimizer):
             assert moved.numel() == 409
         values = operands.take("values", moved.numel())
         updates.SPARSE_STEPS[optimizer](before[0], moved, values, before[1:])
-        assert all(torch.allclose(a, b, rtol=0, atol=1e-7) for a, b in zip(before, after, strict=True))
+        assert all(torch.allclose(a, b, rtol=3e-7, atol=0) for a, b in zip(before, after, strict=True))
 
 
 def test_counts_of_a_compiled_step_by_hand():
