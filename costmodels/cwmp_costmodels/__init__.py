@@ -7,6 +7,7 @@ Rooms, each of which may import those above it:
 - `networks`: built-in models, models from elsewhere, and what their tensors are.
 - `radio`: joules of a link.
 - `fit`: measurement sessions in, profile out.
+- `operators`: joules and seconds of operators that were never measured, from those of their family that were.
 - `costs`: joules of each parameter tensor of a model, by what is kept.
 - `gain`: does it pay, before training.
 - `simulation`: devices of known physics.

@@ -1,0 +1,243 @@
+"""The model of one family: prior, regression of what it leaves, intervals, and what lies outside of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from cwmp_costmodels.errors import FitError
+from cwmp_costmodels.fit.samples import Array
+from cwmp_costmodels.operators.conformal import Spread, quantile
+from cwmp_costmodels.operators.prior import Prior
+from cwmp_costmodels.operators.regressors import Columns, Regressor, regressor_for
+from cwmp_costmodels.operators.sample import Sample, readings
+
+LEAST_SAMPLES = 8
+"""Samples below which a family is not fitted: nothing could be held out."""
+
+FOLDS = 10
+
+MARGIN = 0.5
+"""How far beyond the least and largest value of a feature (a logarithm to base 2) a shape still counts as inside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Joules or seconds of one operator.
+
+    Attributes:
+        value: Best value.
+        low: Lower end of the 95% interval.
+        high: Upper end.
+        outside: Features (with their values and what was measured) that lie outside of the family's samples; empty if none does.
+    """
+
+    value: float
+    low: float
+    high: float
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Predictions of samples by fits that never saw their block.
+
+    Attributes:
+        predicted: Values, in the order of the samples.
+        spread: Spread that the regressor itself told at each.
+    """
+
+    predicted: tuple[float, ...]
+    spread: tuple[float, ...]
+
+
+class FamilyModel:
+    """What `fit_family` makes.
+
+    Attributes:
+        family: Its name.
+        samples: What it was fitted on.
+        prior: Physics.
+        held_out: Predictions of the samples from fits without their blocks.
+        mean_abs_error: Mean of |predicted / read - 1| over these.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], prior: Prior, regressor: Regressor, held_out: HeldOut, *, seed: int
+    ) -> None:
+        self.samples = tuple(samples)
+        self.family = samples[0].family
+        self.prior = prior
+        self.held_out = held_out
+        self._seed = seed
+        self._columns = Columns.of(samples)
+        read, rows = np.array(readings(samples)), self._columns.rows(samples)
+        noise = np.array([sample.noise for sample in samples])
+        self._regressor = regressor.fit(rows, np.log(read) - _log_prior(prior, samples), noise, seed)
+        errors = np.abs(np.log(read) - np.log(held_out.predicted))
+        self.mean_abs_error = float(np.mean(np.abs(np.array(held_out.predicted) / read - 1)))
+        self._spread = Spread(rows, errors)
+        scores = errors / np.hypot(self._spread.at(rows, np.array(held_out.spread), leave_self=True), noise)
+        self._score = quantile(_worst_of_blocks(scores, _blocks(samples)))
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Predict one sample; see `predict_all`."""
+        return self.predict_all([sample])[0]
+
+    def predict_all(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """Predict samples of the family; their own `noise` is that of the reading they will be held against.
+
+        Raises:
+            FitError: If physics has no price for one.
+        """
+        if not samples:
+            return []
+        rows = self._columns.rows(samples)
+        left, own = self._regressor.predict(rows)
+        middle = _log_prior(self.prior, samples) + left
+        noise = np.array([sample.noise for sample in samples])
+        half = self._score * np.hypot(self._spread.at(rows, own), noise)
+        return [
+            Prediction(
+                value=math.exp(m), low=math.exp(m - h), high=math.exp(m + h), outside=tuple(self.outside(sample))
+            )
+            for m, h, sample in zip(middle, half, samples, strict=True)
+        ]
+
+    def outside(self, sample: Sample) -> list[str]:
+        """Return what of a sample lies outside of the family's samples."""
+        if sample.variant not in {known.variant for known in self.samples}:
+            return [f"variant {sample.variant} was never measured"]
+        kin = [known for known in self.samples if known.variant == sample.variant]
+        found = []
+        for name, value in sample.features.items():
+            known = [other.features[name] for other in kin if name in other.features]
+            margin = 0.0 if name.endswith("_flag") else MARGIN
+            if known and not min(known) - margin <= value <= max(known) + margin:
+                found.append(f"{name} {value:.3g}, measured from {min(known):.3g} to {max(known):.3g}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object: the samples, and what was found by holding out, so that reading it searches nothing again."""
+        names = sorted({name for sample in self.samples for name in sample.features})
+        counts = sorted({name for sample in self.samples for name in sample.counts})
+        return {
+            "family": self.family,
+            "seed": self._seed,
+            "regressor": self._regressor.to_json(),
+            "prior": dict(self.prior.per_count),
+            "features": names,
+            "counts": counts,
+            "samples": [
+                {
+                    "variant": sample.variant,
+                    "features": [sample.features.get(name) for name in names],
+                    "counts": [sample.counts.get(name, 0.0) for name in counts],
+                    "value": sample.value,
+                    "noise": sample.noise,
+                    "block": sample.block,
+                    "held_out": predicted,
+                    "held_out_spread": spread,
+                }
+                for sample, predicted, spread in zip(
+                    self.samples, self.held_out.predicted, self.held_out.spread, strict=True
+                )
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `to_json` wrote. Raises KeyError, TypeError or ValueError where a field is missing or wrong."""
+        rows = data["samples"]
+        samples = [
+            Sample(
+                family=data["family"],
+                variant=row["variant"],
+                features={
+                    name: value
+                    for name, value in zip(data["features"], row["features"], strict=True)
+                    if value is not None
+                },
+                counts={name: value for name, value in zip(data["counts"], row["counts"], strict=True) if value},
+                value=row["value"],
+                noise=row["noise"],
+                block=row["block"],
+            )
+            for row in rows
+        ]
+        held = HeldOut(
+            predicted=tuple(row["held_out"] for row in rows), spread=tuple(row["held_out_spread"] for row in rows)
+        )
+        regressor = regressor_for(len(samples), data["regressor"])
+        return cls(samples, Prior(data["prior"]), regressor, held, seed=data["seed"])
+
+
+def fit_family(
+    samples: Sequence[Sample], *, prior: Prior | None = None, folds: int = FOLDS, seed: int = 0
+) -> FamilyModel:
+    """Fit one family.
+
+    Args:
+        samples: Readings of one family.
+        prior: Physics known from elsewhere; None fits it to the samples, anew without each held-out block.
+        folds: Parts that blocks are dealt into; each is predicted by a fit to the others.
+        seed: Of everything drawn.
+
+    Raises:
+        FitError: If there are fewer than `LEAST_SAMPLES`, several families, or readings that no work can have.
+    """
+    if len(samples) < LEAST_SAMPLES:
+        name = samples[0].family if samples else "(none)"
+        raise FitError(
+            f"family {name} has {len(samples)} samples, a fit takes at least {LEAST_SAMPLES}; measure more shapes"
+        )
+    families = {sample.family for sample in samples}
+    if len(families) > 1:
+        raise FitError(f"one family at a time, got {', '.join(sorted(families))}; group them with by_family")
+    readings(samples)
+    whole = prior or Prior.fit(samples)
+    regressor = regressor_for(len(samples))
+    return FamilyModel(samples, whole, regressor, _hold_out(samples, prior, folds, seed), seed=seed)
+
+
+def _hold_out(samples: Sequence[Sample], prior: Prior | None, folds: int, seed: int) -> HeldOut:
+    blocks = _blocks(samples)
+    count = min(folds, len(set(blocks)))
+    if count < 2:
+        raise FitError(
+            f"all samples of family {samples[0].family} are one block, so none can be held out; measure more"
+        )
+    predicted, spread = np.zeros(len(samples)), np.zeros(len(samples))
+    columns = Columns.of(samples)
+    deal = GroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    for seen, unseen in deal.split(np.zeros(len(samples)), groups=blocks):
+        known, new = [samples[i] for i in seen], [samples[i] for i in unseen]
+        physics = prior or Prior.fit(known)
+        left = np.log(readings(known)) - _log_prior(physics, known)
+        regressor = regressor_for(len(samples)).fit(
+            columns.rows(known), left, np.array([sample.noise for sample in known]), seed
+        )
+        mean, own = regressor.predict(columns.rows(new))
+        predicted[unseen], spread[unseen] = np.exp(_log_prior(physics, new) + mean), own
+    return HeldOut(predicted=tuple(map(float, predicted)), spread=tuple(map(float, spread)))
+
+
+def _log_prior(prior: Prior, samples: Sequence[Sample]) -> Array:
+    return np.log([prior.value(sample) for sample in samples])
+
+
+def _blocks(samples: Sequence[Sample]) -> list[str]:
+    return [sample.block or f"#{index}" for index, sample in enumerate(samples)]
+
+
+def _worst_of_blocks(scores: Array, blocks: Sequence[str]) -> list[float]:
+    """Return one score a block, its 95% quantile's worth: blocks are what is exchangeable, not their samples."""
+    groups: dict[str, list[float]] = {}
+    for score, block in zip(scores, blocks, strict=True):
+        groups.setdefault(block, []).append(float(score))
+    return [float(np.quantile(group, 0.95)) for group in groups.values()]

@@ -1,0 +1,144 @@
+"""What is left of log(value / prior): a Gaussian process where samples are few, boosted trees where they are many.
+
+The process says where it knows little and falls back to the prior there; trees cut as finely as the data allow, which is what kernels
+with blockings and thresholds need, and keep the nearest value outside of what they saw.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from cwmp_costmodels.fit.samples import Array
+from cwmp_costmodels.operators.sample import Sample
+
+Kind = Literal["process", "trees"]
+
+FEW = 300
+"""Samples up to which a family takes the Gaussian process; above that trees are as good, and a process takes minutes."""
+
+CONTINUOUS_LENGTH = (0.3, 1e3)
+"""Bounds of a length scale, in standard deviations of its feature: a feature may not matter, and none is followed more finely."""
+
+
+class Columns:
+    """Samples as rows of numbers: every feature, a flag per variant; what a sample lacks is 0 in a process, absent to a tree.
+
+    Attributes:
+        names: Features in order.
+        variants: Variants in order; none where there is but one.
+    """
+
+    def __init__(self, names: Sequence[str], variants: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.variants = tuple(variants)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Columns:
+        """Take the features and variants that occur; constant features tell nothing and are left out."""
+        names = sorted({name for sample in samples for name in sample.features})
+        told = [name for name in names if len({sample.features.get(name) for sample in samples}) > 1]
+        variants = sorted({sample.variant for sample in samples})
+        return cls(told, variants if len(variants) > 1 else ())
+
+    def rows(self, samples: Sequence[Sample]) -> Array:
+        """Return shape (samples, features + variants); absent features are NaN."""
+        return np.array(
+            [
+                [sample.features.get(name, np.nan) for name in self.names]
+                + [float(sample.variant == variant) for variant in self.variants]
+                for sample in samples
+            ],
+            dtype=np.float64,
+        ).reshape(len(samples), len(self.names) + len(self.variants))
+
+
+class Process:
+    """Gaussian process over standardised features, noise of each reading given, more of it found."""
+
+    kind: Kind = "process"
+
+    def __init__(self, theta: Sequence[float] | None = None) -> None:
+        """Make one; `theta` are hyperparameters of an earlier fit, taken as they are."""
+        self.theta = None if theta is None else list(theta)
+
+    def fit(self, rows: Array, left: Array, noise: Array, seed: int) -> Process:
+        """Fit to rows, shape (n, p), and what is left, shape (n,), with relative noise, shape (n,)."""
+        filled = np.nan_to_num(rows)
+        self._middle, self._scale = filled.mean(axis=0), np.maximum(filled.std(axis=0), 1e-9)
+        self._mean = float(np.average(left, weights=1 / (0.05**2 + noise**2)))
+        kernel = ConstantKernel(0.1, (1e-4, 1e2)) * Matern(
+            np.full(rows.shape[1], 3.0), CONTINUOUS_LENGTH, nu=1.5
+        ) + WhiteKernel(0.01, (1e-6, 1.0))
+        if self.theta is not None:
+            kernel = kernel.clone_with_theta(np.array(self.theta))
+        process = GaussianProcessRegressor(
+            kernel,
+            alpha=noise**2 + 1e-8,
+            optimizer=None if self.theta is not None else "fmin_l_bfgs_b",
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            # A length scale at its bound says that the feature does not matter.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._process = process.fit(self._standard(rows), left - self._mean)
+        self.theta = [float(x) for x in self._process.kernel_.theta]
+        return self
+
+    def predict(self, rows: Array) -> tuple[Array, Array]:
+        """Return (mean, standard deviation) of what is left for new rows: how far the process is from samples, noise apart."""
+        mean, spread = self._process.predict(self._standard(rows), return_std=True)
+        white = self._process.kernel_.k2.noise_level
+        return mean + self._mean, np.sqrt(np.maximum(spread**2 - white, 0.0))
+
+    def _standard(self, rows: Array) -> Array:
+        return np.asarray((np.nan_to_num(rows) - self._middle) / self._scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a later fit to the same samples needs to be the same."""
+        return {"kind": self.kind, "theta": self.theta}
+
+
+class Trees:
+    """Boosted trees for the median of what is left; they have no spread of their own."""
+
+    kind: Kind = "trees"
+
+    def fit(self, rows: Array, left: Array, noise: Array, seed: int) -> Trees:
+        """Fit as `Process.fit`."""
+        self._trees = HistGradientBoostingRegressor(
+            loss="absolute_error",
+            max_iter=200,
+            max_leaf_nodes=16,
+            learning_rate=0.08,
+            min_samples_leaf=8,
+            l2_regularization=1.0,
+            random_state=seed,
+        ).fit(rows, left, sample_weight=1 / (0.05**2 + noise**2))
+        return self
+
+    def predict(self, rows: Array) -> tuple[Array, Array]:
+        """Return (median, zeros) for new rows."""
+        return np.asarray(self._trees.predict(rows)), np.zeros(len(rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return as `Process.to_json`: samples and seed are all that trees follow from."""
+        return {"kind": self.kind}
+
+
+Regressor = Process | Trees
+
+
+def regressor_for(samples: int, told: Mapping[str, Any] | None = None) -> Regressor:
+    """Return an unfitted regressor for a number of samples, or the one that `told` (from `to_json`) describes."""
+    kind = told["kind"] if told is not None else ("process" if samples <= FEW else "trees")
+    if kind == "trees":
+        return Trees()
+    return Process(None if told is None else told["theta"])
