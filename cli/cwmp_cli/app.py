@@ -23,6 +23,7 @@ VERBS: tuple[str, ...] = (
     "run",
     "watch",
     "measure",
+    "import_",
     "check",
     "calibrate",
     "export",
@@ -106,8 +107,8 @@ def _root(
 def _add_verbs() -> None:
     for module_name in VERBS:
         module = import_module(f"cwmp_cli.verbs.{module_name}")
-        name = module_name.rstrip("_")
-        app.command(name.replace("_", "-"), cls=_Verb, **getattr(module, "COMMAND", {}))(getattr(module, name))
+        name = module_name.rstrip("_").replace("_", "-")
+        app.command(name, cls=_Verb, **getattr(module, "COMMAND", {}))(getattr(module, module_name))
 
 
 _add_verbs()

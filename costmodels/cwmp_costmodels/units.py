@@ -6,7 +6,7 @@ STATIC_POWER = "static_power"
 
 
 def count_unit(name: str) -> str:
-    """Return what one of a count is: `call`, `B`, `line`, `entry`, `flop`, `bit`, `burst`, `s`.
+    """Return what one of a count is: `call`, `B`, `line`, `entry`, `flop`, `run`, `bit`, `burst`, `s`.
 
     Raises:
         ValueError: If the name follows no rule of `cwmp_profiler.counts`.
@@ -15,6 +15,8 @@ def count_unit(name: str) -> str:
         return "call"
     if name == "index":
         return "entry"
+    if name.startswith("run_"):
+        return "run"
     if name.startswith(("flop_", "elem_", "div_")):
         return "flop"
     for end, unit in (

@@ -10,6 +10,7 @@ Names of counts (and so of coefficients):
     elem_<dtype>      floating-point operations of elementwise kernels
     div_<dtype>       divisions and square roots of elementwise kernels; only on devices with processor caches
     index             entries that indexed kernels (gather, scatter) handle one by one; only on devices with processor caches
+    run_<work>        runs of a piece of work whose own counts nobody states (readings of others)
     tx_bit, rx_bit    bits sent and received over the radio; tx_burst, rx_burst: bursts; tail_s: seconds of radio tail
 
 A `Counts` maps names to amounts; absent names are zero.

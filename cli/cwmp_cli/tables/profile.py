@@ -162,6 +162,8 @@ def _conditioning(block: FitBlock) -> Iterator[tuple[str, str]]:
         yield "power at rest", f"{si(block.idle_power_w, 'W')} (not the static power)"
     if block.static == "attributed":
         yield "static power", "attributed only: energy is proportional to time"
+    if block.static == "included":
+        yield "static power", "not identified: the joules per count include it"
 
 
 def _errors(energy: float, time: float) -> str:

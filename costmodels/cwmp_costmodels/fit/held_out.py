@@ -39,7 +39,9 @@ class HeldOutErrors:
     time: float | None
 
 
-def leave_families_out(fitted: Samples, unseen: Samples, *, energy_from_time: bool) -> HeldOutErrors:
+def leave_families_out(
+    fitted: Samples, unseen: Samples, *, energy_from_time: bool, static_included: bool = False
+) -> HeldOutErrors:
     """Predict each family from all others.
 
     Energies are predicted from counts alone: static power times predicted time, plus joules per count.
@@ -48,12 +50,13 @@ def leave_families_out(fitted: Samples, unseen: Samples, *, energy_from_time: bo
         fitted: Windows of the main fit, windows for static power included.
         unseen: Windows that the main fit leaves out anyway (update steps), of the same columns.
         energy_from_time: Whether energy is static power times time and nothing else (an estimated meter).
+        static_included: Whether static power is part of the joules per count.
     """
     groups: list[HeldOut] = []
     undetermined: list[str] = []
     errors: list[Array] = []
     for name, rest, group in _splits(fitted, unseen):
-        found = _predict(rest, group, energy_from_time=energy_from_time)
+        found = _predict(rest, group, energy_from_time=energy_from_time, static_included=static_included)
         if found is None:
             undetermined.append(name)
             continue
@@ -99,13 +102,16 @@ def _determined(rest: Samples, group: Samples) -> bool:
     return float(prediction_leverage(_design(rest), _design(group)).mean()) <= MAX_LEVERAGE
 
 
-def _predict(rest: Samples, group: Samples, *, energy_from_time: bool) -> tuple[Array, Array] | None:
+def _predict(
+    rest: Samples, group: Samples, *, energy_from_time: bool, static_included: bool
+) -> tuple[Array, Array] | None:
     """Return relative errors of energy and time, each of shape (windows of the group,); None if not determined."""
     if not _determined(rest, group):
         return None
     active = rest.take(rest.active)
     time = fit_linear(active.x, active.duration_s, active.point, work_of(active)).coef
-    columns = rest.duration_s[:, None] if energy_from_time else np.column_stack([rest.duration_s, rest.x])
+    duration = 0.0 * rest.duration_s if static_included else rest.duration_s
+    columns = duration[:, None] if energy_from_time else np.column_stack([duration, rest.x])
     energy = fit_linear(columns, rest.energy_j, rest.point, work_of(rest)).coef
     predicted_s: npt.NDArray[np.float64] = group.x @ time
     predicted_j = energy[0] * predicted_s + (0.0 if energy_from_time else group.x @ energy[1:])

@@ -39,6 +39,8 @@ LEAST_SPARE = 5
 
 ATTRIBUTED_REMARK = "the meter estimates energy from time, so joules of work cannot be told from static power"
 
+INCLUDED_REMARK = "not told from work: the joules per count include it"
+
 ASSUMED_REMARK = "the power that the meter assumes, not measured"
 
 
@@ -80,7 +82,9 @@ def fit_sessions(
     attributed = header.meter.provenance == Provenance.ESTIMATED
     profile_name = check_name(name) if name is not None else default_name(sessions)
     rng = np.random.default_rng(seed)
-    models = _fit_models(found, attributed=attributed, bootstrap=bootstrap, rng=rng)
+    final = header.meter.provenance == Provenance.PUBLISHED
+    models = _fit_models(found, attributed=attributed, final=final, bootstrap=bootstrap, rng=rng)
+    included = models.rows.source == "included"
     used = found.main.take(models.rows.mask)
     coefficients, times = _coefficients(models, used.names, attributed=attributed)
     layers = fit_layers(
@@ -92,8 +96,10 @@ def fit_sessions(
         rng=rng,
         attributed=attributed,
     )
-    held_out = leave_families_out(used, found.updates, energy_from_time=attributed)
-    block = fit_block(found, used, models, held_out, attributed=attributed, bootstrap=bootstrap, seed=seed)
+    held_out = leave_families_out(used, found.updates, energy_from_time=attributed, static_included=included)
+    block = fit_block(
+        found, used, models, held_out, attributed=attributed, ordered=not final, bootstrap=bootstrap, seed=seed
+    )
     radios, remarks = _radios(sessions, found, seed=seed)
     profile = Profile(
         name=profile_name,
@@ -127,7 +133,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _fit_models(found: Gathered, *, attributed: bool, bootstrap: int, rng: np.random.Generator) -> Models:
+def _fit_models(found: Gathered, *, attributed: bool, final: bool, bootstrap: int, rng: np.random.Generator) -> Models:
     active = found.main.take(found.main.active)
     _check_enough(found, active)
     time = fit_linear(active.x, active.duration_s, active.point, work_of(active))
@@ -135,12 +141,17 @@ def _fit_models(found: Gathered, *, attributed: bool, bootstrap: int, rng: np.ra
     rows = (
         StaticRows(mask=np.ones(len(found.main), dtype=np.bool_), source="estimate", idle_power_w=found.idle_power_w)
         if attributed
-        else choose_rows(found.main)
+        else choose_rows(found.main, final=final)
     )
     used = found.main.take(rows.mask)
-    columns = used.duration_s[:, None] if attributed else np.column_stack([used.duration_s, used.x])
+    included = rows.source == "included"
+    # A column of zeros leaves static power out and everything else where it is.
+    duration = 0.0 * used.duration_s if included else used.duration_s
+    columns = duration[:, None] if attributed else np.column_stack([duration, used.x])
     energy = fit_linear(columns, used.energy_j, used.point, work_of(used))
     design, names = (time.weighted(), active.names) if attributed else (energy.weighted(), (STATIC_POWER, *used.names))
+    if included:
+        design, names = design[:, 1:], names[1:]
     return Models(
         rows=rows,
         energy=energy,
@@ -175,11 +186,13 @@ def _coefficients(
     models: Models, names: Sequence[str], *, attributed: bool
 ) -> tuple[dict[str, Coefficient], dict[str, Coefficient]]:
     static = float(models.energy.coef[0])
-    energies = {
-        STATIC_POWER: Coefficient(value=static, unit="W", status="given", remark=ASSUMED_REMARK)
-        if attributed
-        else coefficient(static, models.energy_draws[:, 0], "W")
-    }
+    if attributed:
+        power = Coefficient(value=static, unit="W", status="given", remark=ASSUMED_REMARK)
+    elif models.rows.source == "included":
+        power = Coefficient(value=0.0, unit="W", status="not identified", remark=INCLUDED_REMARK)
+    else:
+        power = coefficient(static, models.energy_draws[:, 0], "W")
+    energies = {STATIC_POWER: power}
     for index, name in enumerate(names):
         if attributed:
             energies[name] = Coefficient(

@@ -33,7 +33,8 @@ class StaticRows:
 
     Attributes:
         mask: Which windows enter, shape (n,).
-        source: What identifies P0: `awake`, `overlap` or `rest`.
+        source: What identifies P0: `awake`, `overlap` or `rest`; `included` where nothing does, so that it is in the joules per
+            count (readings of others, to which no idle window can be added).
         idle_power_w: Mean power of the windows at rest; None without any.
     """
 
@@ -43,6 +44,12 @@ class StaticRows:
 
     def warnings(self) -> list[str]:
         """Return what a reader must know about P0."""
+        if self.source == "included":
+            warning = (
+                "static power is not identified: there are no idle windows, and the time of the work is a sum over the same counts, or "
+                "no repeats show whether it is; joules per count include static power over the time of the work"
+            )
+            return [warning]
         if self.source != "rest":
             return []
         warning = (
@@ -53,8 +60,12 @@ class StaticRows:
         return [warning]
 
 
-def choose_rows(samples: Samples) -> StaticRows:
+def choose_rows(samples: Samples, *, final: bool = False) -> StaticRows:
     """Choose the windows that the energy model is fitted to.
+
+    Args:
+        samples: All windows.
+        final: Whether no window can ever be added (readings of others); P0 then goes into the joules per count if need be.
 
     Raises:
         FitError: If nothing tells static power from work.
@@ -67,6 +78,8 @@ def choose_rows(samples: Samples) -> StaticRows:
         return StaticRows(mask=active | awake, source="awake", idle_power_w=idle_power)
     if _overlap_identifies(samples.take(active)):
         return StaticRows(mask=active, source="overlap", idle_power_w=idle_power)
+    if not rest.any() and final:
+        return StaticRows(mask=active, source="included", idle_power_w=None)
     if not rest.any():
         raise FitError(
             "static power cannot be told from work: there are no idle windows, and the time of the work is a sum over the same "

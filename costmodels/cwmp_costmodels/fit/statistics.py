@@ -51,14 +51,19 @@ def fit_block(
     held_out: HeldOutErrors,
     *,
     attributed: bool,
+    ordered: bool,
     bootstrap: int,
     seed: int,
 ) -> FitBlock:
-    """Return the statistics of a fit to the windows `used`, without warnings and sources."""
+    """Return the statistics of a fit to the windows `used`, without warnings and sources.
+
+    `ordered` says whether windows stand in the order in which they were measured; rows of a table of others need not.
+    """
     active = found.main.take(found.main.active)
     energy_lack = None if attributed else lack_of_fit(models.energy.spread)
     time_lack = lack_of_fit(models.time.spread)
     noise = repeat_spread(found.main)
+    included = models.rows.source == "included"
     correlations = [order_correlation(models.time, active.order)]
     spreads = [models.time.spread.noise]
     if not attributed:
@@ -69,8 +74,9 @@ def fit_block(
         for (value, sigmas), spread in zip(correlations, spreads, strict=True)
     ]
     own = [group for group in held_out.groups if group.family != UPDATE]
+    drift = max(drifts) if ordered else 0.0
     worst = max((max(group.energy_error, group.time_error) for group in own), default=None)
-    share = None if attributed else _dynamic_share(models, used)
+    share = None if attributed or included else _dynamic_share(models, used)
     return FitBlock(
         windows=len(used),
         points=len(np.unique(used.point)),
@@ -85,14 +91,14 @@ def fit_block(
         idle_power_w=models.rows.idle_power_w,
         bootstrap=bootstrap,
         seed=seed,
-        static="attributed" if attributed else "both",
+        static="attributed" if attributed else "included" if included else "both",
         repeat_spread=noise,
-        verdict=judge([energy_lack, time_lack], worst, noise, max(drifts), share),
+        verdict=judge([energy_lack, time_lack], worst, noise, drift, share),
         energy_lack=energy_lack,
         time_lack=time_lack,
         left_out=found.left_out,
-        order_correlation=max(correlations, key=lambda pair: pair[1])[0],
-        drift=max(drifts),
+        order_correlation=max(correlations, key=lambda pair: pair[1])[0] if ordered else None,
+        drift=drift,
         dynamic_share=share,
     )
 

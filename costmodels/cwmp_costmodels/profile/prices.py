@@ -62,6 +62,10 @@ class Prices:
             raise ProfileError(
                 f"profile {profile.name} has no {missing}, so static power cannot be attributed; use static='excluded'"
             )
+        if static == "excluded" and profile.fit is not None and profile.fit.static == "included":
+            raise ProfileError(
+                f"profile {profile.name} does not tell static power from work: its joules per count include it; use static='attributed'"
+            )
         if static == "excluded" and profile.fit is not None and profile.fit.static == "attributed":
             raise ProfileError(
                 f"profile {profile.name} is {profile.provenance} from time alone (meter {profile.meter.name}), so only costs with "

@@ -187,8 +187,9 @@ class FitBlock(_Model):
     """Mean power of the idle windows; not P0."""
     bootstrap: int = Field(ge=0, strict=True)
     seed: int = Field(strict=True)
-    static: Literal["both", "attributed"] = "both"
-    """`attributed` where only the cost with static power attributed means anything (an estimated meter)."""
+    static: Literal["both", "attributed", "included"] = "both"
+    """`attributed` where only the cost with static power attributed means anything (an estimated meter); `included` where static
+    power was not told from work and is part of the joules per count."""
     repeat_spread: NonNegative | None = None
     """Median relative spread of repeats of one point: the noise that no model can explain."""
     verdict: Verdict | None = None

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from cwmp_profiler.check.finding import Finding, Severity, graver, plural, point_label
+from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.measurements import Measurements, Window
 
 UNSTABLE_SPREAD = 0.10
@@ -32,6 +33,9 @@ OUTLIER_SIGMAS, OUTLIER_SHARE = 8.0, 0.08
 """A window is far from its point if it is off by this many spreads of the session and by this share."""
 
 ENOUGH_REPEATS = 3
+NOTHING_TO_ADD = (
+    "others took these readings and nothing can be added to them: read the intervals of a fit with that in mind"
+)
 _SMALL = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
 _NORMAL = 1.4826
 
@@ -90,7 +94,7 @@ def spread_findings(found: Measurements) -> Iterator[Finding]:
         ]
         if known and len(windows) >= ENOUGH_REPEATS:
             spreads[point] = max(known)
-    yield from _repeats(groups, spreads)
+    yield from _repeats(groups, spreads, theirs=found.header.meter.provenance is Provenance.PUBLISHED)
     if not spreads:
         return
     noise = statistics.median(spreads.values())
@@ -121,15 +125,17 @@ def _limit(windows: int, noise: float) -> float:
     return max(UNSTABLE_SPREAD, BEYOND_NOISE.get(windows, BEYOND_NOISE_MANY) * noise)
 
 
-def _repeats(groups: dict[str, list[Window]], spreads: dict[str, float]) -> Iterator[Finding]:
+def _repeats(groups: dict[str, list[Window]], spreads: dict[str, float], *, theirs: bool) -> Iterator[Finding]:
     lone = [windows[0] for point, windows in groups.items() if point not in spreads and windows[0].family != "idle"]
     if lone:
         yield Finding(
             code="few-repeats",
-            severity=graver(len(lone) / len(groups), 0.5),
+            severity=Severity.CARE if theirs else graver(len(lone) / len(groups), 0.5),
             what=f"{plural(len(lone), 'point')} with fewer than {ENOUGH_REPEATS} windows, so nothing shows whether they are stable",
             where=tuple(point_label(window) for window in lone),
-            cure=f"finish the session with --resume, or measure with --repeats {ENOUGH_REPEATS} or more",
+            cure=NOTHING_TO_ADD
+            if theirs
+            else f"finish the session with --resume, or measure with --repeats {ENOUGH_REPEATS} or more",
         )
 
 

@@ -9,8 +9,9 @@ from cwmp_profiler.check.agreement import agreement_findings
 from cwmp_profiler.check.drift import drift_findings
 from cwmp_profiler.check.finding import Finding, Severity, Trust, Verdict, graver, plural
 from cwmp_profiler.check.meter import meter_findings
-from cwmp_profiler.check.spread import spread_findings
+from cwmp_profiler.check.spread import NOTHING_TO_ADD, spread_findings
 from cwmp_profiler.check.state import state_findings
+from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.bounds import impossible_windows
 from cwmp_profiler.sessions.measurements import Measurements
 from cwmp_profiler.workloads.base import Point
@@ -41,7 +42,7 @@ def check_session(found: Measurements, *, calibrated: str | None = None) -> Verd
             *agreement_findings(found),
             *spread_findings(found),
             *state_findings(found),
-            *drift_findings(found),
+            *(drift_findings(found) if found.header.meter.provenance is not Provenance.PUBLISHED else ()),
         ]
     return Verdict.of(findings)
 
@@ -70,6 +71,7 @@ def _no_total(found: Measurements) -> Finding:
 
 
 def _complete(found: Measurements) -> Iterator[Finding]:
+    theirs = found.header.meter.provenance is Provenance.PUBLISHED
     missing, planned = found.missing(), len(found.header.plan.order)
     if not found.windows:
         yield Finding(
@@ -95,7 +97,7 @@ def _complete(found: Measurements) -> Iterator[Finding]:
             code="no-idle",
             severity=Severity.CARE,
             what="no idle window, so drift and the device's rest cannot be seen",
-            cure="continue with --resume, or measure again",
+            cure=NOTHING_TO_ADD if theirs else "continue with --resume, or measure again",
         )
     if found.torn:
         yield Finding(
