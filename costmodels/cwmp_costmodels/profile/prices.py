@@ -1,8 +1,8 @@
 """Joules per count of a profile: coefficients with the static power attributed or excluded, and what was derived or left out.
 
-A measured, estimated or simulated profile must have every coefficient that a cost needs. A literature profile may lack two
-kinds: a scattered line is then derived from the streamed bytes of a line, and launches and arithmetic are left out. Both
-are said in `remarks`, never silently.
+A measured, estimated or simulated profile must have every coefficient that a cost needs. A literature or published profile may lack
+some: a scattered line is then derived from the streamed bytes of a line, written bytes of a published one are priced as read ones
+(or the other way round), and launches and arithmetic are left out. All are said in `remarks`, never silently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from cwmp_profiler.provenance import Provenance
 
 Static = Literal["attributed", "excluded"]
 
-_OPTIONAL_IN_LITERATURE = re.compile(r"launch|index|elem_.*|div_.*|flop_.*")
+_OF_OTHERS = (Provenance.LITERATURE, Provenance.PUBLISHED)
+_OTHER_WAY = {"read": "write", "write": "read"}
+_OPTIONAL = re.compile(r"launch|index|elem_.*|div_.*|flop_.*")
 
 
 class Price(NamedTuple):
@@ -113,22 +115,37 @@ class Prices:
         profile = self.profile
         if count in profile.coefficients:
             return self._with_static(count, profile.coefficients[count]), count
-        literature = profile.provenance == Provenance.LITERATURE
+        others = profile.provenance in _OF_OTHERS
         level, _, kind = count.rpartition("_")
-        if kind == "line" and literature and {f"{level}_read", f"{level}_write"} <= profile.coefficients.keys():
+        twin = f"{level}_{_OTHER_WAY.get(kind, '')}"
+        if profile.provenance == Provenance.PUBLISHED and twin in profile.coefficients:
+            self._remarks[f"{count} was not published: taken as {twin}"] = None
+            return self.price(twin), f"{count} = {twin}"
+        if kind == "line" and others and self._streams(level):
             line_bytes = profile.device.line_bytes
             how = f"{line_bytes} B x ({level}_read + {level}_write)"
             self._remarks[f"{count} is not in the profile: derived as {how}"] = None
             read, write = self.price(f"{level}_read"), self.price(f"{level}_write")
             dynamic, static = (line_bytes * (a + b) for a, b in zip(read, write, strict=True))
             return Price(dynamic, static), f"{count} = {how}"
-        if literature and _OPTIONAL_IN_LITERATURE.fullmatch(count):
-            self._remarks[f"{count} is not in this literature profile: left out"] = None
+        if others and _OPTIONAL.fullmatch(count):
+            self._remarks[f"{count} is not in this {profile.provenance} profile: left out"] = None
             return Price(0.0, 0.0), f"{count} (not in profile)"
+        if profile.provenance == Provenance.PUBLISHED:
+            has = ", ".join(name for name in profile.coefficients if name != "static_power")
+            raise ProfileError(
+                f"profile {profile.name} lacks what this cost needs @ $.coefficients.{count}: the readings that were published give "
+                f"{has} and nothing of memory at {level}; measure such a device yourself, or give the profile that value"
+            )
         raise ProfileError(
             f"profile {profile.name} lacks what this cost needs @ $.coefficients.{count}; measure with a preset that covers it "
             f"('cwmp-profile measure --preset standard') or give the profile that value"
         )
+
+    def _streams(self, level: str) -> bool:
+        """Whether streamed bytes of a level have a price, one way at least where the profile is published."""
+        known = [f"{level}_{way}" in self.profile.coefficients for way in _OTHER_WAY]
+        return any(known) if self.profile.provenance == Provenance.PUBLISHED else all(known)
 
     def _with_static(self, count: str, coefficient: Coefficient) -> Price:
         if coefficient.status == "not identified":
@@ -154,7 +171,7 @@ def cause_of(count: str) -> str:
     """
     if count == "launch":
         return "launch"
-    if count == "index" or count.startswith(("elem_", "flop_", "div_")):
+    if count == "index" or count.startswith(("elem_", "flop_", "div_", "run_")):
         return "compute"
     if count.endswith(("_read", "_write", "_line")):
         return "memory"
