@@ -1,4 +1,8 @@
-"""What an entry costs: a number per layer, a tensor per layer, costs with fixed parts, or an object that knows densities."""
+"""What keeping entries costs: a number per layer, a tensor per layer, or joules by entry, line, tensor and payload.
+
+Hardware writes a whole line (64 bytes, 16 float32; a 32-byte sector on a GPU) wherever one of its entries is written, a tensor costs
+its operator calls, a payload its radio burst. `Costs` says all of it; `layer_costs` of a profile gives the same from measurements.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -16,101 +20,135 @@ from cwmp_selector.errors import SelectionError
 Cost: TypeAlias = float | torch.Tensor
 """Joules per kept entry: one number for a layer, or a tensor of the layer's shape."""
 
+ByName: TypeAlias = "Mapping[str, float] | float"
+
+
+class TensorCosts(NamedTuple):
+    """Joules of one tensor, what is paid by the bit left out.
+
+    Attributes:
+        entry_j: For each kept entry.
+        line_j: For each touched line: `line_entries` entries that follow each other, the first line begins with the tensor.
+        line_entries: Entries of a line.
+        tensor_j: Once if anything of the tensor, but not all, is kept.
+        dense_j: For the whole tensor, if all of it is kept by dense kernels; infinite where there are none. The cheaper of
+            both ways is what a whole tensor costs.
+    """
+
+    entry_j: Cost
+    line_j: float = 0.0
+    line_entries: int = 1
+    tensor_j: float = 0.0
+    dense_j: float = math.inf
+
 
 @runtime_checkable
-class DensityCosts(Protocol):
-    """Costs that depend on how much of a tensor is kept (lines shared, index bits); `layer_costs` of a profile gives one."""
+class TieredCosts(Protocol):
+    """Costs in tiers: entry in line in tensor in payload. `Costs` is one, the layer costs of a profile are another."""
 
-    def names(self) -> tuple[str, ...]:
-        """Return the parameter names, as in `model.named_parameters()`."""
+    @property
+    def bit_j(self) -> float:
+        """Joules of each bit of the encoded payload, values and positions."""
 
-    def numel(self, name: str) -> int:
-        """Return the number of entries of a tensor."""
+    @property
+    def payload_j(self) -> float:
+        """Joules once if anything is kept."""
 
-    def entry_j(self, name: str, density: float) -> float:
-        """Return the mean joules per kept entry at a density (kept / numel), fixed parts excluded."""
+    def numel(self, name: str) -> int | None:
+        """Return the entries of a tensor; None where costs are for tensors of any size."""
 
-    def fixed_j(self, name: str) -> float:
-        """Return the joules caused once if anything of the tensor is kept."""
+    def tensor_costs(self, name: str) -> TensorCosts:
+        """Return the joules of one tensor."""
 
-    def burst_j(self) -> float:
-        """Return the joules caused once by a payload that is not empty."""
 
-    def parts_j(self, kept: Mapping[str, int], *, payload_bits: float | None = None) -> dict[str, float]:
-        """Return the joules by cause for kept entries per tensor; `payload_bits` replaces the modelled uplink bits."""
+@runtime_checkable
+class ItemisedCosts(TieredCosts, Protocol):
+    """Costs that name their causes themselves."""
 
-    def dense_j(self) -> float:
-        """Return the joules when everything is kept."""
+    def parts_j(self, kept: Mapping[str, int], *, lines: Mapping[str, int], payload_bits: float) -> dict[str, float]:
+        """Return the joules by cause of kept entries in so many touched lines, by name, and of the payload's bits."""
 
 
 @dataclass(frozen=True)
-class FixedCosts:
-    """Costs per entry with fixed parts: a touched layer, a touched block or line, a started packet, a burst.
+class Costs:
+    """Joules by entry, line, tensor and payload; each a number for all tensors, or numbers by parameter name (absent: 0).
 
     Attributes:
-        entry_j: Joules per kept entry by parameter name (numbers only), or one number for all.
-        layer_j: Joules once per touched layer, by parameter name (absent: 0), or one number for all.
-        block_j: Joules once per touched block of `block_entries` consecutive entries (a cache line, a flash page).
-        block_entries: Entries of a block; needed where `block_j` is given.
-        packet_j: Joules per started packet of `packet_entries` entries of the whole payload.
-        packet_entries: Entries of a packet; needed where `packet_j` is given.
-        burst_j: Joules once if anything is sent.
+        entry_j: Joules per kept entry: a number for all, or a number or a tensor of the layer's shape by name, for every name.
+        line_j: Joules once per touched line.
+        line_entries: Entries of a line; 16 float32 are 64 bytes.
+        tensor_j: Joules once per touched tensor, unless it is whole.
+        dense_j: Joules of a whole tensor by dense kernels, by name; absent: no dense kernels, it costs the sum of its parts.
+        bit_j: Joules per bit of the encoded payload.
+        payload_j: Joules once if anything is kept.
     """
 
-    entry_j: Mapping[str, float] | float
-    layer_j: Mapping[str, float] | float = 0.0
-    block_j: float = 0.0
-    block_entries: int = 0
-    packet_j: float = 0.0
-    packet_entries: int = 0
-    burst_j: float = 0.0
+    entry_j: Mapping[str, Cost] | float
+    line_j: ByName = 0.0
+    line_entries: Mapping[str, int] | int = 16
+    tensor_j: ByName = 0.0
+    dense_j: Mapping[str, float] | None = None
+    bit_j: float = 0.0
+    payload_j: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fixed parts; costs per entry are checked by name when a selection is made."""
-        for what, joules in (("block_j", self.block_j), ("packet_j", self.packet_j), ("burst_j", self.burst_j)):
-            if not (math.isfinite(joules) and joules >= 0):
-                raise SelectionError(f"FixedCosts.{what} is {joules}: give joules >= 0")
-        for what, joules, entries in (
-            ("block", self.block_j, self.block_entries),
-            ("packet", self.packet_j, self.packet_entries),
-        ):
-            if joules > 0 and entries < 1:
-                raise SelectionError(f"FixedCosts.{what}_entries is {entries}: say how many entries a {what} holds")
+        """Check all but the costs per entry, which are checked with the gradients. Raises SelectionError."""
+        for what in ("line_j", "tensor_j", "dense_j", "bit_j", "payload_j"):
+            given = getattr(self, what)
+            for name, joules in (given or {}).items() if isinstance(given, Mapping | None) else [("", given)]:
+                if not (isinstance(joules, int | float) and math.isfinite(joules) and joules >= 0):
+                    whose = f" of {name!r}" if name else ""
+                    raise SelectionError(f"Costs.{what}{whose} is {joules}: give joules >= 0")
+        sizes = self.line_entries.values() if isinstance(self.line_entries, Mapping) else [self.line_entries]
+        for size in sizes:
+            if not (isinstance(size, int) and size >= 1):
+                raise SelectionError(f"Costs.line_entries is {size}: say how many entries a line holds, 1 or more")
 
-    def layer_fixed_j(self, name: str) -> float:
-        """Return the joules of touching a layer at all."""
-        joules = self.layer_j if isinstance(self.layer_j, int | float) else self.layer_j.get(name, 0.0)
-        if not (math.isfinite(joules) and joules >= 0):
-            raise SelectionError(f"fixed cost of {name!r} is {joules}: give joules >= 0")
-        return float(joules)
+    def numel(self, name: str) -> None:
+        """Return None: these costs are for tensors of any size."""
+        del name
+
+    def tensor_costs(self, name: str) -> TensorCosts:
+        """Return the joules of one tensor (SelectionError if it has no cost per entry)."""
+        size = self.line_entries.get(name, 1) if isinstance(self.line_entries, Mapping) else self.line_entries
+        dense_j = math.inf if self.dense_j is None else self.dense_j.get(name, math.inf)
+        return TensorCosts(
+            find(self.entry_j, name), _by_name(self.line_j, name), size, _by_name(self.tensor_j, name), dense_j
+        )
 
 
-Costs: TypeAlias = "float | Mapping[str, Cost] | FixedCosts | DensityCosts"
+AnyCosts: TypeAlias = "float | Mapping[str, Cost] | TieredCosts"
+
+
+def _by_name(given: ByName, name: str) -> float:
+    return float(given.get(name, 0.0)) if isinstance(given, Mapping) else float(given)
+
+
+def find(costs: Mapping[str, Cost] | float, name: str) -> Cost:
+    """Return the cost of a parameter's entries (SelectionError if there is none)."""
+    if isinstance(costs, int | float):
+        return float(costs)
+    if not isinstance(costs, Mapping):
+        raise SelectionError(f"costs are {type(costs).__name__}: give joules, a mapping from parameter names, or Costs")
+    if name not in costs:
+        known = ", ".join(map(str, list(costs)[:4]))
+        raise SelectionError(
+            f"no cost for parameter {name!r} (costs are for {known or 'nothing'}, ...): give every parameter a cost"
+        )
+    return costs[name]
 
 
 def look_up(costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[Cost]:
-    """Return the checked cost of each layer: a float, or a flat float64 tensor on the layer's device.
+    """Return the checked cost of each layer; see `find` and `checked`."""
+    return [checked(layer, find(costs, layer.name)) for layer in layers]
+
+
+def checked(layer: Layer, cost: Cost) -> Cost:
+    """Return a layer's cost per entry: a float, or a flat float64 tensor on the layer's device.
 
     Raises:
-        SelectionError: If a cost is missing, has the wrong shape, or is not positive and finite.
+        SelectionError: If it has the wrong shape, or is not positive and finite.
     """
-    found: list[Cost] = []
-    for layer in layers:
-        if isinstance(costs, int | float):
-            cost: Cost = float(costs)
-        elif layer.name in costs:
-            cost = costs[layer.name]
-        else:
-            known = ", ".join(list(costs)[:4])
-            raise SelectionError(
-                f"no cost for parameter {layer.name!r} (costs are for {known or 'nothing'}, ...): "
-                "give every parameter a cost"
-            )
-        found.append(_checked(layer, cost))
-    return found
-
-
-def _checked(layer: Layer, cost: Cost) -> Cost:
     if isinstance(cost, torch.Tensor) and cost.dim() > 0:
         if tuple(cost.shape) != layer.shape:
             raise SelectionError(

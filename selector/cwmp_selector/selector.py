@@ -11,7 +11,7 @@ import torch
 
 from cwmp_selector.candidates.find import ENGINES, NonFiniteError, engine_for
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
-from cwmp_selector.costs import Cost, Costs, DensityCosts, FixedCosts, look_up, total
+from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, TieredCosts, look_up, total
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
 from cwmp_selector.greedy import rules
@@ -19,19 +19,18 @@ from cwmp_selector.greedy.cheapest import select_cheapest
 from cwmp_selector.greedy.entries import select_by_entry
 from cwmp_selector.greedy.layers import Choice, select_by_layer
 from cwmp_selector.greedy.rules import Rule
-from cwmp_selector.hierarchy.density import DensitySolver
-from cwmp_selector.hierarchy.fixed import FixedSolver
-from cwmp_selector.hierarchy.stepped import Outcome, Stepped
+from cwmp_selector.hierarchy.choose import Chooser, Outcome
+from cwmp_selector.hierarchy.prices import Prices, parts_j, prices_of
 from cwmp_selector.payload.quantize import NATIVE, check_format, quantize
-from cwmp_selector.update import SparseUpdate
+from cwmp_selector.update import SparseUpdate, lines_touched
 
 
 class Selector:
     """Chooses which gradient entries to send within a budget, and certifies how good the choice is.
 
     Args:
-        costs: Joules per kept entry: a number for all, a number or a tensor by parameter name, `FixedCosts`, or an
-            object with `DensityCosts`, such as the layer costs of a profile.
+        costs: Joules per kept entry: a number for all, or a number or a tensor by parameter name; or joules by entry, line,
+            tensor and payload: `Costs`, or the layer costs of a profile.
         budget_j: Budget of one update in joules.
         budget_fraction: Budget as a fraction of the joules of the dense update, in [0, 1].
         k: Budget as a number of entries, whatever they cost.
@@ -47,7 +46,7 @@ class Selector:
 
     def __init__(
         self,
-        costs: Costs,
+        costs: AnyCosts,
         *,
         budget_j: float | None = None,
         budget_fraction: float | None = None,
@@ -110,8 +109,8 @@ class Selector:
         if self.rule in ("random-k", "cheapest", "dense"):
             refuse_non_finite(layers)
         try:
-            if isinstance(self.costs, FixedCosts | DensityCosts):
-                return self._stepped(layers, budget_j, lambda_)
+            if isinstance(self.costs, TieredCosts):
+                return self._tiered(self.costs, layers, budget_j, lambda_)
             return self._additive(layers, look_up(self.costs, layers), budget_j, lambda_)
         except NonFiniteError as error:
             raise non_finite(layers[error.place]) from None
@@ -139,38 +138,30 @@ class Selector:
         parts = {"entries": _energy(costs, choice.positions, layers)}
         return self._update(layers, outcome, None if counted else budget, lambda _: parts)
 
-    def _stepped(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
-        """Select where joules have fixed parts or depend on the density."""
-        keys = self._keys(layers)
-        engine = engine_for(self.engine, keys)
-        solver: Stepped
-        if isinstance(self.costs, FixedCosts):
-            solver = FixedSolver(self.costs, layers, keys, self.rule, engine)
-        else:
-            assert isinstance(self.costs, DensityCosts)  # noqa: S101 - for the type checker
-            formats = [self.values or NATIVE[layer.flat.dtype] for layer in layers]
-            solver = DensitySolver(self.costs, layers, keys, self.rule, formats, engine)
-        counted = self.k is not None and budget_j is None
-        budget = self._budget(solver.dense_j, budget_j, lambda_)
+    def _tiered(
+        self, costs: TieredCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
+    ) -> SparseUpdate:
+        """Select where joules are by entry, line, tensor and payload."""
+        formats = [self.values or NATIVE[layer.flat.dtype] for layer in layers]
+        prices = prices_of(costs, layers, formats)
+
+        def priced(outcome: Outcome) -> SparseUpdate:
+            return self._update(layers, outcome, None, lambda update: _tiered_parts_j(costs, prices, update))
+
+        chooser = Chooser(self._keys(layers), prices, lambda positions: priced(Outcome([*positions])).energy_j)
+        everything, counted = _everything(layers), self.k is not None and budget_j is None
+        fraction = self.budget_fraction is not None and budget_j is None
+        budget = self._budget(chooser.energy(everything) if fraction else 0.0, budget_j, lambda_)
         if self.rule == "dense":
-            outcome = Outcome(_everything(layers))
+            outcome = Outcome(everything)
         elif counted:
-            outcome = solver.counted(int(budget))
-        elif self.rule not in ("cwmp", "cwmp-l1"):
-            outcome = solver.ordered(budget)
-        elif lambda_ is not None:
-            outcome = solver.at_lambda(lambda_, budget)
+            outcome = chooser.counted(self.rule, int(budget))
+        elif self.rule in ("cwmp", "cwmp-l1"):
+            outcome = chooser.by_price(self.rule, budget, lambda_)
         else:
-            outcome = solver.solve(budget)
-
-        def parts(update: SparseUpdate) -> dict[str, float]:
-            if isinstance(self.costs, DensityCosts):
-                bits = update.payload_bits if any(update.kept.values()) else 0
-                return self.costs.parts_j(update.kept, payload_bits=bits)
-            return solver.parts_j(outcome.positions)
-
-        bounded = not counted and self.rule != "dense"
-        return self._update(layers, outcome, budget if bounded else None, parts)
+            outcome = chooser.ordered(self.rule, budget)
+        bounded = not counted and self.rule != "dense" and math.isfinite(budget)
+        return replace(priced(outcome), budget_j=budget if bounded else None)
 
     def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
         if budget_j is not None:
@@ -264,3 +255,17 @@ def _energy(costs: list[Cost], positions: list[torch.Tensor], layers: list[Layer
         else:
             parts.append(total([cost], [layer.numel if dense else where.numel()]))
     return math.fsum(parts)
+
+
+def _tiered_parts_j(costs: TieredCosts, prices: Prices, update: SparseUpdate) -> dict[str, float]:
+    """Return the joules of an update by cause, correctly rounded."""
+    bits = float(update.payload_bits) if costs.bit_j and any(update.kept.values()) else 0.0
+    sizes = prices.per_line.tolist()
+    lines = {
+        name: lines_touched(where, size) for (name, where), size in zip(update.indices.items(), sizes, strict=True)
+    }
+    if isinstance(costs, ItemisedCosts):
+        return costs.parts_j(update.kept, lines=lines, payload_bits=bits)
+    indices = list(update.indices.values())
+    own = {place: cost[indices[place]].cpu().numpy() for place, cost in prices.own.items()}
+    return parts_j(prices, list(update.kept.values()), list(lines.values()), own, bits)

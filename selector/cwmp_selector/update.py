@@ -161,3 +161,10 @@ def shapes_of(like: Like) -> dict[str, tuple[int, ...]]:
     if isinstance(like, torch.nn.Module):
         return {name: tuple(p.shape) for name, p in like.named_parameters() if p.requires_grad}
     return {name: tuple(item.shape if isinstance(item, torch.Tensor) else item) for name, item in like.items()}
+
+
+def lines_touched(index: torch.Tensor, line_entries: int) -> int:
+    """Return the lines that ascending flat positions lie in."""
+    if line_entries == 1 or not index.numel():
+        return index.numel()
+    return int(torch.unique_consecutive(index // line_entries).numel())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cwmp_selector.controller import BudgetController
-from cwmp_selector.costs import FixedCosts
+from cwmp_selector.costs import Costs
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.selector import Selector
 
@@ -96,7 +96,7 @@ def test_state_survives_json():
 
 def test_works_with_fixed_costs():
     """The lambda of the Lagrangian carries over in the same way."""
-    costs = FixedCosts(COSTS, layer_j=10.0, burst_j=5.0)
+    costs = Costs(COSTS, tensor_j=10.0, payload_j=5.0)
     controller, selector = BudgetController(40 * 130.0, 40), Selector(costs)
     for g in stream(40):
         controller.select(selector, g)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cwmp_costmodels.networks.gradient_flops import GradientFlops
     from cwmp_costmodels.profile.schema import Profile
+    from cwmp_selector.costs import TensorCosts
 
 
 class LayerCosts:
@@ -104,12 +105,39 @@ class LayerCosts:
         """
         return self._links.burst_j
 
-    def parts_j(self, kept: Mapping[str, int], *, payload_bits: float | None = None) -> dict[str, float]:
+    @property
+    def payload_j(self) -> float:
+        """The same as `burst_j`: what the selector charges once for a payload."""
+        return self.burst_j()
+
+    @property
+    def bit_j(self) -> float:
+        """Joules of one bit of the payload, sent and received by every receiver."""
+        return self._links.up_j_per_bit + self.scenario.receivers * self._links.down_j_per_bit
+
+    def tensor_costs(self, name: str) -> TensorCosts:
+        """Return the joules by entry, line and tensor that a selection is charged, the radio left out (`Tiers`)."""
+        from cwmp_selector.costs import TensorCosts
+
+        layer, tiers = self._layer(name), self._layer(name).tiers
+        entry_j, dense_j = sum(tiers.entry.values()), sum(tiers.whole.values())
+        return TensorCosts(entry_j, tiers.line_j, layer.line_entries, tiers.once_j, dense_j)
+
+    def parts_j(
+        self,
+        kept: Mapping[str, int],
+        *,
+        lines: Mapping[str, int] | None = None,
+        payload_bits: float | None = None,
+        fixed: bool = True,
+    ) -> dict[str, float]:
         """Return the joules by cause: `memory`, `compute`, `uplink`, `downlink`, `fixed`.
 
         Args:
             kept: Entries kept by parameter name; absent names keep none.
-            payload_bits: Bits of the payload as it was encoded; they replace the modelled uplink bits.
+            lines: Lines that they lie in, by parameter name, as a selection counts them; None takes entries at random places.
+            payload_bits: Bits of the payload as it was encoded; they replace the modelled bits.
+            fixed: Whether operator calls count where a whole tensor is written the cheaper way.
 
         Raises:
             ModelError: If a name is unknown or more is kept than there is.
@@ -119,10 +147,14 @@ class LayerCosts:
             layer = self._layer(name)
             if not 0 <= count <= layer.tensor.numel:
                 raise ModelError(f"cannot keep {count} of the {layer.tensor.numel} entries of {name}")
-            for cause, joules in layer.parts_j(count).items():
+            parts = layer.parts_j(count)
+            if lines is not None:
+                parts |= layer.tiers.parts_j(count, lines[name], layer.tensor.numel, fixed=fixed)
+            for cause, joules in parts.items():
                 total[cause] += joules
         if payload_bits is not None:
             total["uplink"] = payload_bits * self._links.up_j_per_bit
+            total["downlink"] = payload_bits * self._links.down_j_per_bit * self.scenario.receivers
         if any(kept.values()):
             total["fixed"] += self.burst_j()
         return total

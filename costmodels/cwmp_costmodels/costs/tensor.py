@@ -8,18 +8,33 @@ A kept entry of a tensor with n entries, k of them kept, costs
 
 divided by k. Operator calls (launches) are paid once per touched tensor, promotion and tail of the radio once per payload;
 they stand apart as fixed joules. A tensor that is kept whole takes the dense kernels and sends no positions.
+
+A table asks what k entries at random places cost. A selection asks for prices that add up: joules by entry, by line really touched,
+and by tensor (`Tiers`). What does not add up, where the small temporaries live and which lines are fetched ahead, is taken as it is at
+the scenario's density.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
 from cwmp_costmodels.networks.inspect import TensorInfo
 from cwmp_costmodels.profile.factors import Factor
 from cwmp_costmodels.profile.prices import Prices
-from cwmp_profiler.counts import Counts, Optimizer, blend, dense_update, sparse_update
+from cwmp_profiler.counts import (
+    STATE_TENSORS,
+    Counts,
+    Optimizer,
+    blend,
+    dense_update,
+    lines_touched,
+    scale,
+    scattered,
+    sparse_update,
+)
 
 CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
 PER_ENTRY = CAUSES[:-1]
@@ -28,7 +43,48 @@ TEMPORARY_BYTES = 24
 """Bytes of indices, values and one temporary per kept entry: where they live is decided as the microbenchmark `update` does."""
 
 
+LEAST = 1e-9
+"""Joules of an entry over those of its line at least: free entries could not be weighed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """Joules of one tensor that add up, the radio left out.
+
+    Attributes:
+        entry: Joules of a kept entry by cause: `memory`, `compute`.
+        line_j: Joules of a touched line, parameter and optimiser state, local steps and receivers.
+        once_j: Joules of touching the tensor: operator calls.
+        whole: Joules of the whole tensor by dense kernels by cause: `memory`, `compute`, `fixed`.
+    """
+
+    entry: Mapping[str, float]
+    line_j: float
+    once_j: float
+    whole: Mapping[str, float]
+
+    def parts_j(self, kept: int, lines: int, numel: int, *, fixed: bool = True) -> dict[str, float]:
+        """Return the joules by cause of kept entries in so many lines; of a whole tensor the cheaper way.
+
+        Args:
+            kept: Entries kept.
+            lines: Lines they lie in.
+            numel: Entries of the tensor.
+            fixed: Whether operator calls count when the cheaper way is chosen.
+        """
+        if not kept:
+            return dict.fromkeys(("memory", "compute", "fixed"), 0.0)
+        parts = {
+            "memory": kept * self.entry["memory"] + lines * self.line_j,
+            "compute": kept * self.entry["compute"],
+            "fixed": self.once_j,
+        }
+        weighed = ("memory", "compute", "fixed") if fixed else ("memory", "compute")
+        dearer = sum(self.whole[cause] for cause in weighed) >= sum(parts[cause] for cause in weighed)
+        return parts if kept < numel or dearer else dict(self.whole)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerCost:
     """Cost of one parameter tensor.
 
@@ -57,6 +113,59 @@ class LayerCost:
     links: Links
     shares: Mapping[str, float] | None = None
     receiver_shares: Mapping[str, float] | None = None
+
+    @cached_property
+    def line_entries(self) -> int:
+        """Entries of a line."""
+        return max(self.prices.profile.device.line_bytes // self.tensor.entry_bytes, 1)
+
+    @cached_property
+    def tiers(self) -> Tiers:
+        """Joules by entry, line and tensor, at the scenario's density."""
+        n = self.tensor.numel
+        kept = min(max(self.scenario.density * n, 1.0), n * (1 - 1e-9), n - 0.5)
+        line_j = sum(
+            times * self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)["memory"]
+            for (times, factor, _), counts in zip(self._updates(kept, None), self._touched(kept), strict=True)
+        ) / self.lines(kept)
+        parts, whole = self.parts_j(kept), self.parts_j(n)
+        memory_j = max((parts["memory"] - line_j * self.lines(kept)) / kept, LEAST * line_j)
+        return Tiers(
+            entry={"memory": memory_j, "compute": parts["compute"] / kept},
+            line_j=line_j,
+            once_j=parts["fixed"],
+            whole={cause: whole[cause] for cause in ("memory", "compute", "fixed")},
+        )
+
+    def lines(self, kept: float) -> float:
+        """Return the lines that so many entries at random places are expected to lie in."""
+        width, line = self.tensor.entry_bytes, self.prices.profile.device.line_bytes
+        return lines_touched(self.tensor.numel, kept, entry_bytes=width, line_bytes=line)
+
+    def _touched(self, kept: float) -> list[Counts]:
+        """Return the lines touched, of all that `_updates` counts: on this device with optimiser state, and on receivers."""
+        device = self.prices.profile.device.info()
+
+        def counts(shares: Mapping[str, float], tensors: int) -> Counts:
+            return blend(
+                shares,
+                lambda level: scale(
+                    scattered(
+                        self.tensor.numel,
+                        kept,
+                        level,
+                        entry_bytes=self.tensor.entry_bytes,
+                        line_bytes=device.line_bytes,
+                        processor_caches=device.processor_caches,
+                    ),
+                    tensors,
+                ),
+            )
+
+        own = counts(self.shares or {self.level: 1.0}, 1 + STATE_TENSORS[self.scenario.optimizer])
+        if not self.scenario.receivers:
+            return [own]
+        return [own, counts(self.receiver_shares or {self.receiver_level: 1.0}, 1)]
 
     def parts_j(self, kept: float, *, temporaries_of: float | None = None) -> dict[str, float]:
         """Return the joules by cause (`CAUSES`) of keeping `kept` of the entries.

@@ -25,7 +25,8 @@ from cwmp_federated.client.learning import parameter_shapes
 from cwmp_federated.records.config import RunConfig
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
-from cwmp_selector.update import SparseUpdate
+from cwmp_selector.costs import TensorCosts
+from cwmp_selector.update import SparseUpdate, lines_touched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Work:
 
     Attributes:
         kept: Entries sent by parameter name.
+        lines: Memory lines that they lie in, by parameter name.
         payload_bytes: Bytes of the encoded update.
         bytes_up: Bytes of the message to the server.
         bytes_down: Bytes of the message from the server.
@@ -43,6 +45,7 @@ class Work:
     """
 
     kept: Mapping[str, int]
+    lines: Mapping[str, int]
     payload_bytes: int
     bytes_up: int
     bytes_down: int
@@ -52,7 +55,7 @@ class Work:
 
 
 class MarginalCosts:
-    """Layer costs without their fixed parts: what a budget is spent on. Has the selector's `DensityCosts` interface."""
+    """Layer costs without their fixed parts: what a budget is spent on. Has the selector's `ItemisedCosts` interface."""
 
     def __init__(self, costs: LayerCosts, frame_bits: float) -> None:
         """See the class.
@@ -64,6 +67,16 @@ class MarginalCosts:
         self._costs, self._frame_bits = costs, frame_bits
         self._dense_j: float | None = None
 
+    @property
+    def bit_j(self) -> float:
+        """Joules of a bit of the payload."""
+        return self._costs.bit_j
+
+    @property
+    def payload_j(self) -> float:
+        """0: fixed parts are in no budget."""
+        return 0.0
+
     def names(self) -> tuple[str, ...]:
         """Return the parameter names."""
         return self._costs.names()
@@ -72,33 +85,30 @@ class MarginalCosts:
         """Return the number of entries of a tensor."""
         return self._costs.numel(name)
 
-    def entry_j(self, name: str, density: float) -> float:
-        """Return the mean joules per kept entry at a density."""
-        return self._costs.entry_j(name, density)
+    def tensor_costs(self, name: str) -> TensorCosts:
+        """Return the joules by entry and line, with no operator calls."""
+        whole = self._costs.layers[name].tiers.whole
+        return self._costs.tensor_costs(name)._replace(tensor_j=0.0, dense_j=whole["memory"] + whole["compute"])
 
-    def fixed_j(self, name: str) -> float:
-        """Return 0: fixed parts are in no budget."""
-        del name
-        return 0.0
-
-    def burst_j(self) -> float:
-        """Return 0: fixed parts are in no budget."""
-        return 0.0
-
-    def parts_j(self, kept: Mapping[str, int], *, payload_bits: float | None = None) -> dict[str, float]:
+    def parts_j(self, kept: Mapping[str, int], *, lines: Mapping[str, int], payload_bits: float) -> dict[str, float]:
         """Return the joules by cause, `fixed` being 0; of `payload_bits`, the header's are left out."""
-        bits = None if payload_bits is None else max(payload_bits - self._frame_bits, 0.0)
-        return {**self._costs.parts_j(kept, payload_bits=bits), "fixed": 0.0}
+        return self.split_j(kept, lines=lines, payload_bits=payload_bits)[0]
 
-    def split_j(self, kept: Mapping[str, int], *, payload_bits: float) -> tuple[dict[str, float], float]:
+    def split_j(
+        self, kept: Mapping[str, int], *, lines: Mapping[str, int], payload_bits: float
+    ) -> tuple[dict[str, float], float]:
         """Return what `parts_j` returns, and the fixed joules that are in no budget."""
-        parts = self._costs.parts_j(kept, payload_bits=max(payload_bits - self._frame_bits, 0.0))
+        bits = max(payload_bits - self._frame_bits, 0.0)
+        parts = self._costs.parts_j(kept, lines=lines, payload_bits=bits, fixed=False)
         return {**parts, "fixed": 0.0}, parts["fixed"]
 
     def dense_j(self) -> float:
         """Return the joules of keeping everything."""
         if self._dense_j is None:
-            self._dense_j = math.fsum(self.parts_j({name: self.numel(name) for name in self.names()}).values())
+            kept = {name: self.numel(name) for name in self.names()}
+            lines = {name: -(-kept[name] // self._costs.layers[name].line_entries) for name in kept}
+            bits = sum(kept.values()) * self._costs.scenario.value_bits + self._frame_bits
+            self._dense_j = math.fsum(self.parts_j(kept, lines=lines, payload_bits=bits).values())
         return self._dense_j
 
 
@@ -160,6 +170,11 @@ class ClientEnergy:
             self._costs_of_steps[steps] = layer_costs(self.profile, self._model, scenario, static=static)
         return self._costs_of_steps[steps]
 
+    def lines(self, update: SparseUpdate) -> dict[str, int]:
+        """Return the memory lines that an update's entries lie in, by parameter name."""
+        layers = self.costs.layers
+        return {name: lines_touched(index, layers[name].line_entries) for name, index in update.indices.items()}
+
     def marginal(self, local_steps: int) -> MarginalCosts:
         """Return the same without fixed parts: what the selector gets."""
         steps = local_steps if self._config.sparse_step else 1
@@ -180,7 +195,9 @@ class ClientEnergy:
             ProfileError: If the profile lacks a coefficient that the work needs.
         """
         costs = self.layer_costs(work.steps)
-        update, fixed_j = self.marginal(work.steps).split_j(work.kept, payload_bits=8.0 * work.payload_bytes)
+        update, fixed_j = self.marginal(work.steps).split_j(
+            work.kept, lines=work.lines, payload_bits=8.0 * work.payload_bytes
+        )
         launches_j = fixed_j - (costs.burst_j() if any(work.kept.values()) else 0.0)
         training = self._prices.joules(self._training_counts(work))
         up_j, down_j, radio_fixed_j = self._radio_joules(work)

@@ -200,6 +200,7 @@ def _compress(
     out.content.update(wire.report_records(report))
     work = Work(
         kept=update.kept,
+        lines=client.energy.lines(update),
         payload_bytes=len(payload),
         bytes_up=wire.message_bytes(out),
         bytes_down=bytes_down,

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import GradBucket
 
 from cwmp_selector.candidates.gradients import flatten
-from cwmp_selector.costs import DensityCosts, FixedCosts, look_up
+from cwmp_selector.costs import TieredCosts, look_up
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector
@@ -57,7 +57,7 @@ class DDPHook:
             raise SelectionError(
                 "the hook needs rule cwmp or cwmp-l1 with budget_j or budget_fraction: buckets share a lambda"
             )
-        if isinstance(selector.costs, FixedCosts | DensityCosts):
+        if isinstance(selector.costs, TieredCosts):
             raise SelectionError(
                 "the hook takes costs per layer or entry: pass {name: costs.entry_j(name, density) for name in costs.names()}"
             )
@@ -145,7 +145,7 @@ def exchange(payload: bytes, device: torch.device, group: dist.ProcessGroup | No
 
 def _dense_j(selector: Selector, gradients: Mapping[str, torch.Tensor]) -> float:
     costs = selector.costs
-    if isinstance(costs, FixedCosts | DensityCosts):
+    if isinstance(costs, TieredCosts):
         raise SelectionError("the hook takes costs per layer or entry")
     layers = flatten({name: g.detach() for name, g in gradients.items()})
     parts: Sequence[float] = [

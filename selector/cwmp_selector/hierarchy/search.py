@@ -1,243 +1,313 @@
-"""Search for the set of tensors worth touching, where joules are curves: open, close and pin them while that keeps more.
+"""The hierarchical choice: one price lambda decides over entries, lines, tensors and the payload, and a bound says what was missed.
 
-The price at which everything fits decides most of it. What a budget still buys where the next tensor would jump over it is found
-by moves: one tensor more, one tensor less, or one held at the count from which it jumps. Each move re-prices all others.
+At a price each tensor is left alone, kept as its candidates of higher score, or kept whole, whichever has most surplus: value less
+lambda times joules; the payload is sent if the surpluses pay for it. That is the best of all choices that cost no more. So the price
+is lowered until the next step does not fit, and what is left of the budget is filled entry by entry. lambda * B plus the surpluses
+bounds the value of every selection within B.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cwmp_selector.candidates.floats import BoolArray, IntArray
-from cwmp_selector.hierarchy.prefixes import TooShallowError
-from cwmp_selector.hierarchy.pricing import Priced, bracketed
-from cwmp_selector.hierarchy.tradeoff import Tradeoff
+from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
+from cwmp_selector.hierarchy.pool import Pool, scores_of, summed
+from cwmp_selector.hierarchy.prices import Prices
 
-MOVES, ROUNDS = 4, 12
-"""Tensors of each kind of move that are tried at once, and moves that are made at most."""
+BITS = 11
+"""Candidates are sorted into at most two to this power bins by price."""
 
-NEARBY, JUMP = 1.25, 1.5
-"""Factor on the price within which a tensor whose count jumps may be pinned, and the factor on the count that is a jump."""
+EXACT = 1e-12
+"""Relative rounding of sums: what seems to exceed the budget by no more is tried."""
 
-ENOUGH, LITTLE = 1e-4, 1e-5
-"""Share of the value that may be missed before moves are tried, and the least share for which further moves are."""
+CLOSED, SPARSE, WHOLE = 0, 1, 2
 
-SHARES = (1.0, 0.25, 1 / 16)
-"""Shares of what is left that a tensor is offered when the rest of a budget is spent."""
+ROUNDS = 4
+"""Times that forms and price are fitted to each other."""
 
-FILLS = 200
-"""Offers that are taken at most."""
+FLIPS = 8
+"""Tensors that change at the price where the budget ends, or that are closed, up to which each is tried for itself."""
 
 
-class _HopelessError(Exception):
-    """A price shows that a set of tensors cannot keep as much as another that is known."""
-
-
-@dataclass(frozen=True)
-class State:
-    """Which tensors are touched, and which of them stay at a count.
+@dataclass
+class Chosen:
+    """A choice within a budget, in units of the pool.
 
     Attributes:
-        opened: Tensors that keep something.
-        pinned: Count at which a tensor is held; -1 where the price decides.
-        counts: Entries kept of each tensor.
-        value: Value kept, in units^power.
-        price: Value per joule at which the counts were found; None where no price was looked for.
+        kept: Which candidates are kept, shape (candidates,).
+        whole: Which tensors are kept whole, shape (tensors,); of those no candidate is marked.
+        value: Value kept.
+        cost: Joules by the forms planned with.
+        price: Price of the first step that did not fit; 0 if all did.
+        bound: Upper bound on the value of every choice within the budget.
     """
 
-    opened: BoolArray
-    pinned: IntArray
-    counts: IntArray
+    kept: BoolArray
+    whole: BoolArray
     value: float
-    price: float | None = None
+    cost: float
+    price: float = 0.0
+    bound: float = np.inf
+
+
+@dataclass
+class Level:
+    """The best choice at one price: what becomes of each tensor, with its value and joules."""
+
+    price: float
+    modes: IntArray
+    value: float
+    cost: float
 
 
 class Search:
-    """Finds counts of great value within a budget, and bounds what any counts can reach."""
+    """Finds choices among candidates.
 
-    def __init__(self, tradeoff: Tradeoff) -> None:
-        self.tradeoff = tradeoff
-        self._top = tradeoff.top
-        self._duals: list[tuple[float, float]] = []
+    Args:
+        pool: The candidates.
+        prices: Joules.
+        floor: Least price at which anything may be bought.
+    """
 
-    def bound(self, budget: float) -> float:
-        """Return the least bound on the value within a budget (the burst excluded) that the prices tried give."""
-        return min((price * budget + surplus for price, surplus in self._duals), default=0.0)
+    def __init__(self, pool: Pool, prices: Prices, floor: float = 0.0) -> None:
+        self.pool, self.prices, self.floor = pool, prices, floor
+        self.lines = prices.line[pool.tensor[pool.first]]
+        self.entry = pool.entry + (prices.bit_j * prices.value_bits)[pool.tensor]
+        # Without dense kernels, and without positions to save, a whole tensor is no more than the sum of its parts.
+        gains = (np.isfinite(prices.dense) | (prices.bit_j > 0)) & (pool.norm > 0)
+        self.whole = np.where(gains, prices.whole, np.inf)
 
-    def solve(self, budget: float) -> tuple[State, float]:
-        """Return the best state found within a budget (the burst excluded), and the price.
-
-        Raises:
-            TooShallowError: If the candidates end before the budget does.
-        """
-        size = self.tradeoff.available.size
-        nothing = State(np.zeros(size, dtype=bool), np.full(size, -1), np.zeros(size, dtype=np.int64), 0.0)
-        if budget <= 0 or not self._top:
-            return nothing, self._top
-        price, counts, beyond = self._priced(budget)
-        best = self._filled(nothing, counts, budget)
-        best = max(best, self.deepened(best, budget) or best, key=lambda state: state.value)
-        if beyond is None:
-            return best, 0.0
-        for opened in (beyond > 0, self.tradeoff.available > 0):
-            best = max(best, self._opened(best, opened, budget) or best, key=lambda state: state.value)
-        for _ in range(ROUNDS):
-            if self.bound(budget) - best.value <= ENOUGH * best.value:
-                break
-            better = self._moved(best, best.price or price, counts, beyond, budget)
-            gained, best = better.value - best.value, better
-            if gained <= LITTLE * best.value:
-                break
-        return best, price
-
-    def around(self, budget: float) -> tuple[Priced, Priced]:
-        """Return what tensors choose on both sides of the price at which a budget is spent; twice everything if that fits."""
-        free = self._at(0.0)
-        return (free, free) if free.cost <= budget else bracketed(self._at, budget, self._at(self._top), None)
-
-    def _at(self, price: float) -> Priced:
-        found, surplus = self.tradeoff.at(price)
-        self._duals.append((price, surplus))
-        return found
-
-    def _priced(self, budget: float) -> tuple[float, IntArray, IntArray | None]:
-        """Return the least price at which what tensors choose fits, that choice, and the choice just below (None: all fit)."""
-        free = self._at(0.0)
-        if free.cost <= budget:
-            if free.ran_out:
-                raise TooShallowError(free.ran_out)
-            return 0.0, free.counts, None
-        low, high = bracketed(self._at, budget, self._at(self._top), None)
-        if high.ran_out:
-            raise TooShallowError(high.ran_out)
-        return high.price, high.counts, low.counts
-
-    def _moved(self, state: State, price: float, counts: IntArray, beyond: IntArray, budget: float) -> State:
-        """Return the best state that one move leads to, or the state itself.
-
-        At any price, lambda * budget plus the surpluses of the touched tensors bounds what a set of them can keep; moves to sets
-        that cannot keep more are not tried.
-        """
-        tradeoff, ones = self.tradeoff, np.eye(state.opened.size, dtype=bool)
-        alone = tradeoff.surpluses(price)
-        possible = tradeoff.available > 0
-        held = state.opened & (state.pinned >= 0)
-        mine = alone.copy()
-        for place in np.flatnonzero(held).tolist():
-            mine[place] = self._held_at(place, int(state.pinned[place]), price)
-        reach = price * budget + float(mine[state.opened].sum())
-        order = np.argsort(-alone, kind="stable").tolist()
-        few = MOVES if state.opened.size > 3 * MOVES else state.opened.size
-        best, least = state, state.value * (1 + 1e-9)
-        opens = [p for p in order if possible[p] and not state.opened[p] and reach + alone[p] > least][:few]
-        closes = [p for p in order[::-1] if state.opened[p] and reach - mine[p] > least][:few]
-        moves = [(state.opened | ones[p], state.pinned) for p in opens]
-        moves += [(state.opened & ~ones[p], state.pinned) for p in closes]
-        pins: dict[tuple[int, int], float] = {}
-        for fewer, more in ((counts, beyond), tradeoff.around(price, NEARBY)):
-            for place in np.flatnonzero(more > JUMP * np.maximum(fewer, 1)).tolist():
-                before = float(mine[place]) if state.opened[place] else 0.0
-                for count in {int(fewer[place]), int(more[place])} - {0, int(state.pinned[place])}:
-                    pins[place, count] = reach - before + self._held_at(place, count, price)
-        promising = [pin for pin in sorted(pins, key=lambda pin: -pins[pin])[: 2 * few] if pins[pin] > least]
-        short = {place: count for place, count in promising if count > tradeoff.available[place]}
-        if short:
-            raise TooShallowError(list(short), list(short.values()))
-        for place, count in promising:
-            pinned = state.pinned.copy()
-            pinned[place] = count
-            moves.append((state.opened | ones[place], pinned))
-        for opened, pinned in moves:
-            moved = State(opened, np.where(opened, pinned, -1), state.counts, 0.0, price)
-            found = self.deepened(moved, budget, beat=best.value)
-            if found is not None and found.value > best.value:
-                best = found
-        return best
-
-    def _held_at(self, place: int, count: int, price: float) -> float:
-        """Return a tensor's surplus at a count; a hope where that is beyond its candidates."""
-        return self.tradeoff.hoped(place, count) - price * self.tradeoff.layer_j(place, count)
-
-    def _opened(self, state: State, opened: BoolArray, budget: float) -> State | None:
-        pinned = np.where(opened, state.pinned, -1)
-        return self.deepened(State(opened, pinned, state.counts, 0.0, state.price), budget)
-
-    def deepened(self, state: State, budget: float, *, beat: float = -math.inf) -> State | None:
-        """Return the deepest prefixes of the opened tensors, at one price, within the budget.
+    def best(self, budget: float, density: float) -> Chosen | None:
+        """Return the best choice found within a budget; None if the candidates end before it does.
 
         Args:
-            state: Tensors to open and to pin, and a guess of the price.
-            budget: Joules, the burst excluded.
-            beat: Value that must be exceeded: the search ends as soon as a price shows that it cannot be.
-
-        Returns:
-            None if the budget is too small, or the value cannot be beaten.
-
-        Raises:
-            TooShallowError: If the candidates end before the budget does.
+            budget: Joules.
+            density: A guess of the share of entries that is kept.
         """
-        pins = state.opened & (state.pinned >= 0)
-        free = state.opened & ~pins
-        held = [(p, int(state.pinned[p])) for p in np.flatnonzero(pins).tolist()]
-        paid = math.fsum(self.tradeoff.layer_j(*pin) for pin in held)
-        kept = math.fsum(float(self.tradeoff.prefixes.values[p][count]) for p, count in held)
-
-        def at(price: float) -> Priced:
-            found, surplus = self.tradeoff.at(price, free)
-            if surplus + kept + price * (budget - paid) <= beat:
-                raise _HopelessError
-            return Priced(price, np.where(pins, state.pinned, found.counts), found.cost + paid, found.ran_out)
-
-        if not state.opened.any():
-            return None
-        # The least that the opened tensors can keep, without asking for a price.
-        least = np.where(pins, state.pinned, state.opened.astype(np.int64))
-        if self.tradeoff.cost(least) > budget:
-            return None
-        try:
-            found = at(0.0)
-            if found.cost > budget:
-                found = bracketed(at, budget, Priced(self._top, least, self.tradeoff.cost(least), []), state.price)[1]
-        except _HopelessError:
-            return None
-        if found.ran_out:
-            raise TooShallowError(found.ran_out)
-        return self._filled(replace(state, price=found.price), found.counts, budget)
-
-    def _filled(self, state: State, counts: IntArray, budget: float) -> State:
-        """Spend what is left on further entries, where a joule keeps most."""
-        counts, tradeoff = counts.copy(), self.tradeoff
-        values = tradeoff.prefixes.values
-        paid = [tradeoff.layer_j(place, count) for place, count in enumerate(counts.tolist())]
-        left = budget - math.fsum(paid)
-
-        def offer(place: int) -> tuple[float, float, int, int]:
-            """Return the best of a tensor's offers, best first in a heap: value per joule, joules, place, count."""
-            have, value = int(counts[place]), values[place]
-            best = (0.0, 0.0, place, have)
-            for share in SHARES:
-                count = tradeoff.most(place, paid[place] + share * left)
-                if count > have and value[count] > value[have]:
-                    # Capped, because a rounding above what is left would be offered again for ever.
-                    more = min(tradeoff.layer_j(place, count) - paid[place], left)
-                    gain = float(value[count] - value[have])
-                    best = min(best, (-gain / more if more > 0 else -math.inf, more, place, count))
-            return best
-
-        heap = [offer(place) for place in np.flatnonzero(tradeoff.available > 0).tolist()]
-        heapq.heapify(heap)
-        for _ in range(FILLS):
-            while heap and heap[0][0] < 0 and heap[0][1] > left:
-                heapq.heapreplace(heap, offer(heap[0][2]))
-            if not heap or heap[0][0] >= 0:
+        forms = self.prices.nearest(np.full(self.prices.sizes.size, density))
+        best, bound = None, np.inf
+        for _ in range(ROUNDS if self.prices.bit_j else 1):
+            found = Planned(self, self.prices.densities[forms]).best(budget)
+            if found is None:
+                return None
+            answer = forms
+            if self.prices.bit_j:
+                answer, found.bound = self._answer(found.price, budget)
+            bound = min(bound, found.bound)
+            if best is None or found.value > best.value:
+                best = found
+            if (answer == forms).all():
                 break
-            _, _, place, count = heap[0]
-            counts[place] = count
-            paid[place] = tradeoff.layer_j(place, count)
-            left = budget - math.fsum(paid)
-            heapq.heapreplace(heap, offer(place))
-        return State(counts > 0, state.pinned, counts, tradeoff.value(counts), state.price)
+            forms = answer
+        return None if best is None else replace(best, bound=max(bound * (1 + 1e-13), best.value))
+
+    def _answer(self, price: float, budget: float) -> tuple[IntArray, float]:
+        """Return the best form of each tensor at a price, and the bound on the value within the budget."""
+        pool, prices = self.pool, self.prices
+        best = np.full(prices.sizes.size, -np.inf)
+        answer = np.zeros(prices.sizes.size, dtype=np.int64)
+        for number, density in enumerate(prices.densities):
+            more, once = prices.form(density)
+            surplus = -price * (prices.once + once * prices.sizes)
+            if pool.size:
+                over = np.maximum(pool.value - price * (self.entry + more), 0.0)
+                by_line = np.maximum(np.add.reduceat(over, pool.first) - price * self.lines, 0.0)
+                surplus += summed(pool.tensor[pool.first], by_line, prices.sizes.size)
+            better = surplus > best
+            best[better], answer[better] = surplus[better], number
+        can = np.isfinite(self.whole)
+        best[can] = np.maximum(best[can], pool.norm[can] - price * self.whole[can])
+        total = float(np.maximum(best, 0.0).sum()) - price * prices.payload_j
+        return answer, price * budget * (1 + EXACT) + max(total, 0.0)
+
+
+class Planned:
+    """The same with the form of each tensor fixed, so that joules are a sum over entries, lines and tensors.
+
+    Args:
+        search: The candidates and prices.
+        densities: Density of each tensor's form.
+    """
+
+    def __init__(self, search: Search, densities: FloatArray) -> None:
+        self.search, self.pool = search, search.pool
+        pool, prices = search.pool, search.prices
+        more, once = prices.form(densities)
+        self.once = prices.once + once * prices.sizes
+        self.entry = search.entry + more[pool.tensor]
+        self.scores = scores_of(pool, self.entry, search.lines)
+        score = self.scores.score
+        # The bits of a positive float64 order it.
+        bits = score.view(np.int64)
+        base, top = (int(bits.min()), int(bits.max())) if bits.size else (0, 0)
+        shift = max((top - base).bit_length() - BITS, 0)
+        self.bin = bits - base >> shift
+        self.bins = int(self.bin.max(initial=0)) + 1
+        edges = (np.arange(self.bins) << shift) + base
+        tensors = prices.sizes.size
+        place = pool.tensor * self.bins + self.bin
+
+        def above(amounts: FloatArray) -> FloatArray:
+            """Return the sum over the candidates of each tensor in each bin and all bins above, shape (tensors, bins)."""
+            table = np.bincount(place, amounts, tensors * self.bins).reshape(tensors, self.bins)
+            return np.asarray(table[:, ::-1].cumsum(axis=1)[:, ::-1])
+
+        self.values, self.costs = above(pool.value), above(self.scores.cost)
+        self.norm = self.values[:, 0] if pool.complete and not search.floor else pool.norm
+        prices_at = edges.view(np.float64).copy()
+        if pool.complete or search.floor:
+            prices_at[0] = search.floor
+        wholes = self.norm / search.whole
+        high = np.concatenate([wholes[wholes > prices_at[-1]], [2.0 * score.max(initial=0.0)]])
+        self.edges = np.concatenate([prices_at, np.sort(high * (1 + 1e-12))])
+
+    def level(self, price: float, values: FloatArray, costs: FloatArray) -> Level:
+        """Return the best choice at a price from what each tensor's candidates are worth and cost by then."""
+        costs = costs + self.once
+        sparse = np.where(values > 0, values - price * costs, -np.inf)
+        whole = np.full(values.size, -np.inf)
+        can = np.isfinite(self.search.whole)
+        whole[can] = self.norm[can] - price * self.search.whole[can]
+        by_whole = (whole > sparse) | ((whole == sparse) & (self.search.whole < costs))
+        surplus = np.where(by_whole, whole, sparse)
+        is_open = surplus > 0 if price > 0 else self.norm > 0
+        payload_j = self.search.prices.payload_j
+        if not float(surplus[is_open].sum()) > price * payload_j:
+            return Level(price, np.zeros(values.size, dtype=np.int64), 0.0, 0.0)
+        modes = np.where(is_open, np.where(by_whole, WHOLE, SPARSE), CLOSED)
+        value = np.where(by_whole, self.norm, values)[is_open].sum()
+        cost = np.where(by_whole, self.search.whole, costs)[is_open].sum() + payload_j
+        return Level(price, modes, float(value), float(cost))
+
+    def at(self, edge: int) -> Level:
+        """Return the best choice at the price of an edge."""
+        nothing = np.zeros(self.once.size)
+        if edge >= self.bins:
+            return self.level(float(self.edges[edge]), nothing, nothing)
+        return self.level(float(self.edges[edge]), self.values[:, edge], self.costs[:, edge])
+
+    def best(self, budget: float) -> Chosen | None:
+        """Return the best choice within a budget; None if the candidates end before it does."""
+        most = budget * (1 + EXACT)
+        low, high = -1, self.edges.size - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.at(middle).cost <= most else (middle, high)
+        fits = self.at(high)
+        if high == 0:
+            if not (self.pool.complete or self.search.floor):
+                return None
+            kept = (fits.modes == SPARSE)[self.pool.tensor] & (self.scores.score >= fits.price)
+            bound = fits.value + fits.price * (most - fits.cost)
+            return Chosen(kept, fits.modes == WHOLE, fits.value, fits.cost, fits.price, bound)
+        beyond = self.at(low)
+        trials = [fits.modes, beyond.modes]
+        apart = np.flatnonzero(fits.modes != beyond.modes)
+        if 1 < apart.size <= FLIPS:
+            trials += [np.where(np.arange(fits.modes.size) == place, beyond.modes, fits.modes) for place in apart]
+        found = [choice for modes in trials if (choice := self.within(modes, most)) is not None]
+        if not any(choice.value for choice in found):
+            alone = np.eye(fits.modes.size, dtype=np.int64)
+            for mode in (SPARSE, WHOLE):
+                dear = np.where(self.norm > 0, self.once if mode == SPARSE else self.search.whole, np.inf)
+                for place in np.flatnonzero(dear + self.search.prices.payload_j <= most):
+                    found += [c for c in [self.within(mode * alone[place], most)] if c is not None]
+        price = found[0].price
+        best = max(found, key=lambda choice: choice.value)
+        best = self._opened(best, most)
+        level = self.at_price(price)
+        return replace(best, price=price, bound=level.value + price * (most - level.cost))
+
+    def at_price(self, price: float) -> Level:
+        """Return the best choice at any price."""
+        bought = self.scores.score >= price
+        tensor, size = self.pool.tensor[bought], self.once.size
+        return self.level(
+            price,
+            summed(tensor, self.pool.value[bought], size),
+            summed(tensor, self.scores.cost[bought], size),
+        )
+
+    def within(self, modes: IntArray, most: float) -> Chosen | None:
+        """Return the choice within a budget where it is fixed what becomes of each tensor; None if that alone costs more."""
+        search, pool, scores = self.search, self.pool, self.scores
+        whole, sparse = modes == WHOLE, modes == SPARSE
+        cost = float(search.whole[whole].sum() + self.once[sparse].sum())
+        cost += search.prices.payload_j if (whole | sparse).any() else 0.0
+        if cost > most:
+            return None
+        spent = cost + self.costs[sparse].sum(axis=0)
+        first = int(np.searchsorted(-spent, -most))
+        mine = sparse[pool.tensor]
+        kept = mine & (self.bin >= first)
+        left = most - (float(spent[first]) if first < self.bins else cost)
+        price = search.floor
+        rest = np.flatnonzero(mine & (self.bin < first) & (scores.score >= search.floor))
+        if first and rest.size:
+            edge = rest[self.bin[rest] == first - 1]
+            edge = edge[np.argsort(-scores.score[edge], kind="stable")]
+            paid = np.cumsum(scores.cost[edge])
+            length = int(np.searchsorted(paid, left, side="right"))
+            # A line's opening set is taken as one.
+            while 0 < length < edge.size and scores.opening[edge[length]] and self._same_set(edge, length):
+                length -= 1
+            left -= float(paid[length - 1]) if length else 0.0
+            price = float(scores.score[edge[length]]) if length < edge.size else float(self.edges[first - 1])
+            kept[edge[:length]] = True
+            left = self._fill(kept, rest, left)
+        empty = sparse & (np.bincount(pool.tensor[kept], minlength=modes.size) == 0)
+        if empty.any():
+            again = self.within(np.where(empty, CLOSED, modes), most)
+            assert again is not None  # noqa: S101 - fewer tensors cost less
+            return replace(again, price=price)
+        value = float(pool.value[kept].sum() + self.norm[whole].sum())
+        return Chosen(kept, whole, value, most - left, price)
+
+    def _same_set(self, order: IntArray, place: int) -> bool:
+        """Return whether two neighbours of an order belong to one line's opening set."""
+        before, after = order[place - 1], order[place]
+        return bool(self.scores.opening[before] and self.pool.line[before] == self.pool.line[after])
+
+    def _fill(self, kept: BoolArray, rest: IntArray, left: float) -> float:
+        """Take what still fits of the candidates `rest`, by falling score; return what is left."""
+        pool, lines = self.pool, self.search.lines
+        rest = rest[~kept[rest] & (self.entry[rest] <= left)]
+        rest = rest[np.lexsort((-pool.value[rest] / self.entry[rest], -self.scores.score[rest]))]
+        opened = np.zeros(pool.first.size, dtype=bool)
+        opened[pool.line[kept]] = True
+        while rest.size:
+            line = pool.line[rest]
+            paid = self.entry[rest] + np.where(opened[line], 0.0, lines[line])
+            fits = paid <= left
+            rest, line, paid = rest[fits], line[fits], paid[fits]
+            if not rest.size:
+                break
+            length = max(int(np.searchsorted(np.cumsum(paid), left, side="right")), 1)
+            taken = rest[:length]
+            new = np.unique(line[:length])
+            left -= float(self.entry[taken].sum() + lines[new[~opened[new]]].sum())
+            opened[new], kept[taken] = True, True
+            rest = rest[length:]
+        return left
+
+    def _opened(self, choice: Chosen, most: float) -> Chosen:
+        """Open further tensors with what is left, the most valuable first."""
+        left, prices = most - choice.cost, self.search.prices
+        held = np.bincount(self.pool.tensor[choice.kept], minlength=self.once.size) > 0
+        left -= 0.0 if held.any() or choice.whole.any() else prices.payload_j
+        shut = np.flatnonzero(~held & ~choice.whole & (self.once + prices.entry <= left) & (self.values[:, 0] > 0))
+        kept = choice.kept.copy()
+        for place in shut[np.argsort(-self.values[shut, 0], kind="stable")][:FLIPS]:
+            if self.once[place] >= left:
+                continue
+            start, end = np.searchsorted(self.pool.tensor, [place, place + 1])
+            rest = np.arange(start, end)
+            rest = rest[self.scores.score[rest] >= self.search.floor]
+            after = self._fill(kept, rest, left - self.once[place])
+            left = after if kept[start:end].any() else left
+        if kept.sum() == choice.kept.sum():
+            return choice
+        value = choice.value + float(self.pool.value[kept & ~choice.kept].sum())
+        return replace(choice, kept=kept, value=value, cost=most - left)

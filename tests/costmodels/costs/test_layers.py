@@ -145,7 +145,9 @@ def test_downlink_goes_to_every_receiver():
     assert parts["uplink"] == pytest.approx(bits * radio.marginal_j_per_bit("up"))
     encoded = costs.parts_j({"weight": 1000}, payload_bits=50_000)
     assert encoded["uplink"] == pytest.approx(50_000 * radio.marginal_j_per_bit("up"))
-    assert encoded["downlink"] == parts["downlink"]
+    assert encoded["downlink"] == pytest.approx(7 * 50_000 * radio.marginal_j_per_bit("down")), (
+        "the same bits travel on"
+    )
 
 
 def test_a_bitmask_is_paid_once():
@@ -348,6 +350,31 @@ def test_the_face_gives_the_costs_of_the_room():
     costs = cwmp.layer_costs(profile, model, scenario)
     assert isinstance(costs, cwmp.LayerCosts)
     assert costs.dense_j() == layer_costs(profile, model, scenario).dense_j()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("caches", [False, True])
+def test_a_selection_is_charged_the_lines_that_it_touches(optimizer, caches):
+    """At the scenario's density and the lines expected there, prices by entry and line are the joules of the table."""
+    profile = load_profile("simulated-server" if caches else "simulated-board")
+    scenario = Scenario(optimizer=optimizer, density=0.02, receivers=2, local_steps=3, radio="wifi")
+    costs = layer_costs(profile, nn.Linear(2000, 500), scenario)
+    kept, spread = {"weight": 20_000, "bias": 10}, {"weight": costs.layers["weight"].lines(20_000), "bias": 0}
+    kept["bias"] = 0
+    by_table, by_tier = costs.parts_j(kept), costs.parts_j(kept, lines=spread)
+    assert by_tier == pytest.approx(by_table, rel=1e-9)
+    tier = costs.tensor_costs("weight")
+    dense_rows = costs.parts_j(kept, lines={"weight": 20_000 // 16, "bias": 0})
+    assert by_tier["memory"] - dense_rows["memory"] == pytest.approx((spread["weight"] - 1250) * tier.line_j)
+    lines_of_state = {"sgd": 1, "momentum": 2, "adam": 3}[optimizer]
+    plain = layer_costs(profile, nn.Linear(2000, 500), Scenario(density=0.02, residency="tensor")).tensor_costs(
+        "weight"
+    )
+    alone = layer_costs(
+        profile, nn.Linear(2000, 500), Scenario(density=0.02, optimizer=optimizer, residency="tensor")
+    ).tensor_costs("weight")
+    if not profile.layers and not caches:
+        assert alone.line_j == pytest.approx(lines_of_state * plain.line_j)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_profiles()))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cwmp_selector.controller import BudgetController
-from cwmp_selector.costs import FixedCosts
+from cwmp_selector.costs import Costs
 from cwmp_selector.errors import PayloadError, SelectionError
 from cwmp_selector.frameworks.ddp import DDPHook
 from cwmp_selector.frameworks.grace import CwmpCompressor, CwmpMemory
@@ -154,7 +154,7 @@ def test_hook_refuses_what_buckets_cannot_share():
         Selector(1.0, k=3),
         Selector(1.0, budget_j=1.0, rule="top-k"),
         Selector(1.0),
-        Selector(FixedCosts(1.0, layer_j=1.0), budget_j=1.0),
+        Selector(Costs(1.0, tensor_j=1.0), budget_j=1.0),
     ):
         with pytest.raises(SelectionError, match="the hook"):
             DDPHook(net, selector)

@@ -1,0 +1,103 @@
+"""Candidates of all tensors side by side, and the price at which each of them is bought.
+
+An entry of value v and cost e is bought while the price lambda of a joule is below v/e. A line that costs l is opened while the
+surplus of what it holds, sum(v - lambda * e) over its entries bought at lambda, exceeds lambda * l: below the *opening price*
+max over sets A of sum_A(v) / (l + sum_A(e)). So within open lines one number an entry, its *score*, tells at what prices it is bought:
+the lesser of v/e and its line's opening price. All prices above the least score of the candidates are answered exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
+
+
+@dataclass
+class Pool:
+    """Candidates in order of tensor and position, arrays of shape (candidates,).
+
+    Attributes:
+        tensor: Place of the tensor.
+        position: Flat position within it.
+        value: What keeping it is worth, in units; positive.
+        entry: Joules of keeping it, without line and bits.
+        line: Number of its line among the lines that hold candidates.
+        first: Place of the first candidate of each line, shape (lines,).
+        complete: Whether all entries that are not zero are candidates.
+        norm: Value of all entries of each tensor, candidates or not, in units, shape (tensors,).
+    """
+
+    tensor: IntArray
+    position: IntArray
+    value: FloatArray
+    entry: FloatArray
+    line: IntArray
+    first: IntArray
+    complete: bool
+    norm: FloatArray
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return self.tensor.size
+
+
+@dataclass
+class Scores:
+    """Scores of a pool's candidates, and what they cost beside their entries.
+
+    Attributes:
+        score: Price below which each is bought.
+        cost: Joules of each with its bits; the first of a line's opening set carries the line.
+        opening: Whether it is bought together with its line.
+    """
+
+    score: FloatArray
+    cost: FloatArray
+    opening: BoolArray
+
+
+def summed(place: IntArray, amounts: FloatArray, size: int) -> FloatArray:
+    """Return the sum of the amounts that belong to each place, shape (size,)."""
+    return np.bincount(place, amounts, size).astype(np.float64)
+
+
+def lines_in(tensor: IntArray, position: IntArray, per_line: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the number of each candidate's line, and the place of each line's first candidate."""
+    number = position // per_line[tensor]
+    starts = np.ones(tensor.size, dtype=bool)
+    starts[1:] = (tensor[1:] != tensor[:-1]) | (number[1:] != number[:-1])
+    return np.cumsum(starts) - 1, np.flatnonzero(starts)
+
+
+def scores_of(pool: Pool, entry: FloatArray, line: FloatArray) -> Scores:
+    """Return the candidates' scores.
+
+    Args:
+        pool: The candidates.
+        entry: Joules of each candidate, bits included, shape (candidates,).
+        line: Joules of each line that holds candidates, shape (lines,).
+    """
+    ratio = pool.value / entry
+    if not pool.size or not line.any():
+        return Scores(ratio, entry, np.zeros(pool.size, dtype=bool))
+    # Dinkelbach: the ratio of the set that is bought at a price is a better price, until the set stays.
+    best = np.maximum.reduceat(pool.value / (line[pool.line] + entry), pool.first)
+    while True:
+        taken = ratio > best[pool.line]
+        worth = np.add.reduceat(np.where(taken, pool.value, 0.0), pool.first)
+        paid = line + np.add.reduceat(np.where(taken, entry, 0.0), pool.first)
+        better = np.maximum(best, worth / np.maximum(paid, 5e-324))
+        if not (better > best * (1 + 1e-15)).any():
+            break
+        best = better
+    opening = (ratio >= best[pool.line]) & (line[pool.line] > 0)
+    cost = entry.copy()
+    # The first of each opening set carries its line.
+    before: IntArray = np.cumsum(opening) - opening
+    leads = opening & (before == before[pool.first][pool.line])
+    cost[leads] += line[pool.line[leads]]
+    return Scores(np.where(opening, best[pool.line], np.minimum(ratio, best[pool.line])), cost, opening)

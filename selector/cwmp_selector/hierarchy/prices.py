@@ -1,0 +1,202 @@
+"""Prices of one selection as arrays over its tensors, and what a choice costs, correctly rounded.
+
+Bits of positions bend with the density: a concave curve, which is the least of its tangents. A tensor's *form* is one tangent: bits paid
+for each kept entry, and bits paid once. So whatever form is planned with, the bits of the choice are no more than planned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cwmp_selector.candidates.floats import FloatArray, IntArray
+from cwmp_selector.candidates.gradients import Layer
+from cwmp_selector.costs import AnyCosts, TensorCosts, TieredCosts, checked, find
+from cwmp_selector.errors import SelectionError
+from cwmp_selector.payload.quantize import VALUE_BYTES
+
+CODED = 1.03
+"""Position bits over their entropy: what a Rice code takes beyond it."""
+
+ABOVE_HALF = (0.875, 0.75)
+"""Densities of forms above one half; below they go down by halves to one entry."""
+
+FEW = 1 << 12
+"""Numbers that are added one by one."""
+
+
+@dataclass
+class Prices:
+    """Joules of one selection; arrays have shape (tensors,).
+
+    Attributes:
+        sizes: Entries.
+        entry: Joules per entry, bits left out; of a tensor whose entries differ the least.
+        own: Joules of each entry, bits left out, of tensors whose entries differ: flat float64 by place.
+        line: Joules per touched line.
+        per_line: Entries of a line.
+        once: Joules of a touched tensor that is not whole.
+        dense: Joules of a whole tensor by dense kernels, bits left out; infinite where there are none.
+        value_bits: Bits of a value.
+        bit_j: Joules per bit of the payload.
+        payload_j: Joules once if anything is kept.
+        tiered: Whether there is more than joules per entry.
+    """
+
+    sizes: IntArray
+    entry: FloatArray
+    own: dict[int, torch.Tensor]
+    line: FloatArray
+    per_line: IntArray
+    once: FloatArray
+    dense: FloatArray
+    value_bits: FloatArray
+    bit_j: float
+    payload_j: float
+    tiered: bool
+
+    @property
+    def densities(self) -> FloatArray:
+        """Density of each form, falling; one form where bits are free."""
+        if not self.bit_j:
+            return np.array([0.5])
+        halves = 0.5 ** np.arange(1, max(int(self.sizes.max(initial=2)).bit_length(), 2))
+        return np.concatenate([ABOVE_HALF, halves])
+
+    def form(self, density: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the joules that the forms of these densities add for each kept entry, and once for each entry there is."""
+        joules = CODED * self.bit_j
+        return joules * np.log2((1.0 - density) / density), -joules * np.log2(1.0 - density)
+
+    def nearest(self, density: FloatArray) -> IntArray:
+        """Return the place among `densities` of the form nearest to each density, shape (tensors,)."""
+        held = np.clip(density, 1e-18, 1.0 - 1e-9)
+        far = np.abs(np.subtract.outer(np.log(held / (1 - held)), np.log(self.densities / (1 - self.densities))))
+        return np.asarray(far.argmin(axis=1), dtype=np.int64)
+
+    @property
+    def whole(self) -> FloatArray:
+        """Joules of each tensor when all of it is kept."""
+        return np.minimum(self.dense, self.parts(self.sizes)) + self.bit_j * self.value_bits * self.sizes
+
+    def lines_of(self, sizes: IntArray) -> IntArray:
+        """Return the lines that so many entries fill."""
+        return -(-sizes // self.per_line)
+
+    def parts(self, counts: IntArray) -> FloatArray:
+        """Return the joules of each tensor when all of it is kept by sparse kernels, bits left out."""
+        entries = self.entry * counts
+        for place, own in self.own.items():
+            entries[place] = float(own.sum())
+        return np.where(counts > 0, entries + self.line * self.lines_of(counts) + self.once, 0.0)
+
+
+def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str]) -> Prices:
+    """Return checked prices.
+
+    Raises:
+        SelectionError: If a cost is missing, has the wrong shape, is for a tensor of another size, or is not positive and finite.
+    """
+    tiers = costs if isinstance(costs, TieredCosts) else None
+    if isinstance(costs, TieredCosts):
+        found = [costs.tensor_costs(layer.name) for layer in layers]
+    else:
+        found = [TensorCosts(find(costs, layer.name)) for layer in layers]
+    for layer in layers:
+        size = tiers.numel(layer.name) if tiers else None
+        if size is not None and size != layer.numel:
+            raise SelectionError(
+                f"costs of {layer.name!r} are for {size} entries, its gradient has {layer.numel}: make costs for this model"
+            )
+    entry = [checked(layer, item.entry_j) for layer, item in zip(layers, found, strict=True)]
+    own = {place: cost for place, cost in enumerate(entry) if isinstance(cost, torch.Tensor)}
+
+    def array(values: Sequence[float]) -> FloatArray:
+        return np.array(values, dtype=np.float64)
+
+    return Prices(
+        sizes=np.array([layer.numel for layer in layers], dtype=np.int64),
+        entry=array([_least(c) for c in entry]),
+        own=own,
+        line=array([item.line_j for item in found]),
+        per_line=np.array([item.line_entries for item in found], dtype=np.int64),
+        once=array([item.tensor_j for item in found]),
+        dense=array([item.dense_j for item in found]),
+        value_bits=array([8.0 * VALUE_BYTES[form] for form in formats]),
+        bit_j=tiers.bit_j if tiers else 0.0,
+        payload_j=tiers.payload_j if tiers else 0.0,
+        tiered=tiers is not None,
+    )
+
+
+def _least(cost: float | torch.Tensor) -> float:
+    if isinstance(cost, torch.Tensor):
+        return float(cost.min()) if cost.numel() else 1.0
+    return cost
+
+
+def times(count: int, joules: float) -> list[float]:
+    """Return numbers whose sum is exactly count * joules."""
+    mantissa, exponent = math.frexp(joules)
+    product = count * int(mantissa * 2.0**53)
+    return [math.ldexp(product >> 53, exponent), math.ldexp(product & 2**53 - 1, exponent - 53)]
+
+
+def addends(values: FloatArray) -> list[float]:
+    """Return few numbers whose sum is exactly that of the values, in whatever order they come."""
+    if values.size <= FEW:
+        few: list[float] = values.tolist()
+        return few
+    result: list[float] = []
+    for start in range(0, values.size, 1 << 25):
+        mantissas, exponents = np.frexp(values[start : start + (1 << 25)])
+        # 53 bits in two halves: 2^25 of either add up exactly in a float64, for each exponent apart.
+        high = np.floor(np.ldexp(mantissas, 26))
+        low = np.ldexp(mantissas, 53) - np.ldexp(high, 27)
+        least = int(exponents.min())
+        for shift, half in ((-26, high), (-53, low)):
+            sums = np.bincount(exponents - least, half).tolist()
+            result += [math.ldexp(total, least + place + shift) for place, total in enumerate(sums) if total]
+    return result
+
+
+def parts_j(
+    prices: Prices, counts: Sequence[int], lines: Sequence[int], own: Mapping[int, FloatArray], payload_bits: float
+) -> dict[str, float]:
+    """Return the joules by cause, each correctly rounded: `entries`, and where priced `lines`, `tensors`, `payload`.
+
+    Args:
+        prices: Joules.
+        counts: Entries kept of each tensor.
+        lines: Lines they lie in.
+        own: Joules of the kept entries of tensors whose entries differ, by place.
+        payload_bits: Bits of the payload.
+    """
+    entries: list[float] = []
+    touched: list[float] = []
+    once: list[float] = []
+    for place, (count, line) in enumerate(zip(counts, lines, strict=True)):
+        if not count:
+            continue
+        mine = addends(own[place]) if place in own else times(count, float(prices.entry[place]))
+        paid = times(line, float(prices.line[place]))
+        fixed = float(prices.once[place])
+        if count == prices.sizes[place] and prices.dense[place] < math.fsum([*mine, *paid, fixed]):
+            once.append(float(prices.dense[place]))
+            continue
+        entries += mine
+        touched += paid
+        once.append(fixed)
+    parts = {"entries": math.fsum(entries)}
+    if prices.tiered:
+        payload = [prices.payload_j if any(counts) else 0.0, prices.bit_j * payload_bits]
+        parts |= {"lines": math.fsum(touched), "tensors": math.fsum(once), "payload": math.fsum(payload)}
+        # The sum of rounded parts is to be the rounded sum: the smallest that is no dust, and so the finest, makes that good.
+        whole = math.fsum(entries + touched + once + payload)
+        finest = min((name for name in parts if parts[name] > 1e-12 * whole), key=parts.__getitem__, default="entries")
+        parts[finest] += math.fsum([whole, *(-part for part in parts.values())])
+    return parts
