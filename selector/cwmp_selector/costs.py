@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.errors import SelectionError
 
@@ -21,25 +22,6 @@ Cost: TypeAlias = float | torch.Tensor
 """Joules per kept entry: one number for a layer, or a tensor of the layer's shape."""
 
 ByName: TypeAlias = "Mapping[str, float] | float"
-
-
-class TensorCosts(NamedTuple):
-    """Joules of one tensor, what is paid by the bit left out.
-
-    Attributes:
-        entry_j: For each kept entry.
-        line_j: For each touched line: `line_entries` entries that follow each other, the first line begins with the tensor.
-        line_entries: Entries of a line.
-        tensor_j: Once if anything of the tensor, but not all, is kept.
-        dense_j: For the whole tensor, if all of it is kept by dense kernels; infinite where there are none. The cheaper of
-            both ways is what a whole tensor costs.
-    """
-
-    entry_j: Cost
-    line_j: float = 0.0
-    line_entries: int = 1
-    tensor_j: float = 0.0
-    dense_j: float = math.inf
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.costs.scenario import Scenario, open_links
 from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
+from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_model
 from cwmp_costmodels.profile.factors import factor_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from cwmp_costmodels.networks.gradient_flops import GradientFlops
     from cwmp_costmodels.profile.schema import Profile
-    from cwmp_selector.costs import TensorCosts
 
 
 class LayerCosts:
@@ -117,7 +117,6 @@ class LayerCosts:
 
     def tensor_costs(self, name: str) -> TensorCosts:
         """Return the joules by entry, line and tensor that a selection is charged, the radio left out (`Tiers`)."""
-        from cwmp_selector.costs import TensorCosts
 
         layer, tiers = self._layer(name), self._layer(name).tiers
         entry_j, dense_j = sum(tiers.entry.values()), sum(tiers.whole.values())

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from cwmp_costmodels.costs.layers import LayerCosts, layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
+from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.radio import Planned, Radio, load_radio, schedule_energy
@@ -25,7 +26,6 @@ from cwmp_federated.client.learning import parameter_shapes
 from cwmp_federated.records.config import RunConfig
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
-from cwmp_selector.costs import TensorCosts
 from cwmp_selector.update import SparseUpdate, lines_touched
 
 

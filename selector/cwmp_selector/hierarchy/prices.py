@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.floats import FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer
-from cwmp_selector.costs import AnyCosts, TensorCosts, TieredCosts, checked, find
+from cwmp_selector.costs import AnyCosts, TieredCosts, checked, find
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import VALUE_BYTES
 
