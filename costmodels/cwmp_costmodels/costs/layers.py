@@ -117,7 +117,6 @@ class LayerCosts:
 
     def tensor_costs(self, name: str) -> TensorCosts:
         """Return the joules by entry, line and tensor that a selection is charged, the radio left out (`Tiers`)."""
-
         layer, tiers = self._layer(name), self._layer(name).tiers
         entry_j, dense_j = sum(tiers.entry.values()), sum(tiers.whole.values())
         return TensorCosts(entry_j, tiers.line_j, layer.line_entries, tiers.once_j, dense_j)
