@@ -88,7 +88,8 @@ class Selector:
         Args:
             gradients: Gradients by parameter name, on one device; from `ErrorFeedback.add` they also learn what was sent.
             budget_j: Budget in joules of this update, instead of the selector's own.
-            lambda_: Least value per joule of an entry that may be kept; the budget still caps what is spent.
+            lambda_: Least value per joule of an entry that may be kept, and of what it takes to open its line and tensor; the
+                payload counts as sent anyway. The budget still caps what is spent.
 
         Raises:
             SelectionError: If a gradient is NaN, infinite or missing, a cost is not positive, or there is no budget.

@@ -40,7 +40,8 @@ class Chosen:
         whole: Which tensors are kept whole, shape (tensors,); of those no candidate is marked.
         value: Value kept.
         cost: Joules by the forms planned with.
-        price: Price of the first step that did not fit; 0 if all did.
+        price: Price of the first entry that did not fit; 0 if all did.
+        dual: Price at which `bound` was found.
         bound: Upper bound on the value of every choice within the budget.
     """
 
@@ -49,6 +50,7 @@ class Chosen:
     value: float
     cost: float
     price: float = 0.0
+    dual: float = 0.0
     bound: float = np.inf
 
 
@@ -94,7 +96,7 @@ class Search:
                 return None
             answer = forms
             if self.prices.bit_j:
-                answer, found.bound = self._answer(found.price, budget)
+                answer, found.bound = self._answer(found.dual, budget)
             bound = min(bound, found.bound)
             if best is None or found.value > best.value:
                 best = found
@@ -174,7 +176,8 @@ class Planned:
         surplus = np.where(by_whole, whole, sparse)
         is_open = surplus > 0 if price > 0 else self.norm > 0
         payload_j = self.search.prices.payload_j
-        if not float(surplus[is_open].sum()) > price * payload_j:
+        # Under a least price of entries the payload is sent anyway.
+        if not float(surplus[is_open].sum()) > (0.0 if self.search.floor else price * payload_j):
             return Level(price, np.zeros(values.size, dtype=np.int64), 0.0, 0.0)
         modes = np.where(is_open, np.where(by_whole, WHOLE, SPARSE), CLOSED)
         value = np.where(by_whole, self.norm, values)[is_open].sum()
@@ -201,7 +204,7 @@ class Planned:
                 return None
             kept = (fits.modes == SPARSE)[self.pool.tensor] & (self.scores.score >= fits.price)
             bound = fits.value + fits.price * (most - fits.cost)
-            return Chosen(kept, fits.modes == WHOLE, fits.value, fits.cost, fits.price, bound)
+            return Chosen(kept, fits.modes == WHOLE, fits.value, fits.cost, fits.price, fits.price, bound)
         beyond = self.at(low)
         trials = [fits.modes, beyond.modes]
         apart = np.flatnonzero(fits.modes != beyond.modes)
@@ -214,11 +217,12 @@ class Planned:
                 dear = np.where(self.norm > 0, self.once if mode == SPARSE else self.search.whole, np.inf)
                 for place in np.flatnonzero(dear + self.search.prices.payload_j <= most):
                     found += [c for c in [self.within(mode * alone[place], most)] if c is not None]
-        price = found[0].price
-        best = max(found, key=lambda choice: choice.value)
-        best = self._opened(best, most)
-        level = self.at_price(price)
-        return replace(best, price=price, bound=level.value + price * (most - level.cost))
+        best = self._opened(max(found, key=lambda choice: choice.value), most)
+        price = best.price if best.kept.any() else fits.price
+        levels = [fits, beyond, self.at_price(found[0].price if apart.size == 0 else price)]
+        bounds = [level.value + level.price * (most - level.cost) for level in levels]
+        least = int(np.argmin(bounds))
+        return replace(best, price=price, dual=levels[least].price, bound=bounds[least])
 
     def at_price(self, price: float) -> Level:
         """Return the best choice at any price."""
