@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.meters.base import Meter, Rail, Reading, root_rails
+from cwmp_profiler.meters.base import Meter, MeterUnavailableError, Rail, Reading, root_rails
 from cwmp_profiler.meters.bounds import max_power_w, refuse_nonsense
 from cwmp_profiler.meters.pace import affordable_s, processor_time
 
@@ -179,6 +179,7 @@ class Tracker:
         Raises:
             MeterError: If any read of the window failed, a counter went backwards or jumped, a counter that must move stood
                 still, or reads came too late to tell how often a counter wrapped.
+            MeterUnavailableError: If the window was too short for any new value.
         """
         if self._stack is None:
             raise RuntimeError("Tracker.stop() called without start()")
@@ -327,13 +328,21 @@ class Tracker:
         return delta + (state.rail.wrap_ticks or 0) <= most
 
     def _check_moved(self, duration_s: float) -> None:
-        """Refuse a window in which a counter that cannot idle never moved, though it had time for several updates."""
+        """Refuse a window in which a counter that cannot idle never moved though it had time to, or none did: 0 J it was not."""
         for state in self._states.values():
             update_s = state.rail.update_period_s
             if state.rail.sense != "energy" or state.rail.may_idle or state.moved or update_s is None:
                 continue
             if duration_s > max(UNMOVED_UPDATES * update_s, UNMOVED_S):
                 raise self._stalled(state, duration_s)
+        roots = [self._states[rail.name] for rail in root_rails(self.meter.rails)]
+        if all(one.rail.sense == "energy" and not (one.rail.may_idle or one.moved) for one in roots):
+            periods = [one.rail.update_period_s for one in roots if one.rail.update_period_s is not None]
+            known = f"one is due every {max(periods):.2g} s" if periods else "how often one is due is not known"
+            raise MeterUnavailableError(
+                f"meter {self.meter.name} gave no new value in this window of {duration_s:.3g} s ({known}), so its joules are not known",
+                "measure for longer",
+            )
 
     def _check_stall(self, state: _RailState, now_s: float) -> None:
         rail, stood_s = state.rail, now_s - state.changed_t

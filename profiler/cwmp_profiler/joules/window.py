@@ -114,7 +114,7 @@ class EnergyWindow(Shown):
         return self._energy
 
     def __enter__(self) -> Self:
-        if self._tracker is not None or self._energy is not None:
+        if self._tracker is not None or self._energy is not None or self._failure is not None:
             raise MeterError("a window measures one block once; make another with cwmp.measure()")
         meter = _take(self.key, self.opener)
         self.meter, self.provenance, self.notes = meter.name, meter.provenance, tuple(meter.notes)

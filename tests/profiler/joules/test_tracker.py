@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules.tracker import Tracker
-from cwmp_profiler.meters.base import Meter, Rail, Reading
+from cwmp_profiler.meters.base import Meter, MeterUnavailableError, Rail, Reading
 
 
 class Scripted(Meter):
@@ -152,8 +152,15 @@ def test_a_counter_that_stalls_in_mid_window_is_refused(wrap):
 def test_a_counter_that_may_idle_or_has_not_had_time_to_move_is_no_stall():
     idle = Scripted(counter(), counter("gpu", may_idle=True), pkg=lambda t: int(1e7 * t), gpu=lambda t: 0)
     assert window(idle, 5.0).rails["gpu"].energy_j == 0
-    slow = Scripted(counter(update_period_s=0.1), pkg=lambda t: 0)
+    slow = Scripted(counter(update_period_s=0.1), counter("b"), pkg=lambda t: 0, b=lambda t: int(1e6 * t))
     assert window(slow, 0.9).rails["pkg"].moved is False
+
+
+def test_a_window_too_short_for_any_new_value_has_unknown_joules_and_not_zero():
+    with pytest.raises(
+        MeterUnavailableError, match=r"no new value in this window of 0.05 s \(one is due every 0.1 s\)"
+    ):
+        window(Scripted(counter(update_period_s=0.1), pkg=lambda t: 7), 0.05)
 
 
 def test_a_window_in_which_a_counter_had_time_for_ten_updates_and_never_moved_is_no_window_of_zero_joules():
