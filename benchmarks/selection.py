@@ -20,9 +20,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import torch
+from typing_extensions import Self
 
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector

@@ -1,11 +1,11 @@
 """Whatever verb or option a message, a docstring or a page names, exists; and every cure that installs something works from here."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import tomllib
 import typer.main
 
 from cwmp_cli.app import app

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
+
+from cwmp_profiler.compat import StrEnum
 
 
 class Provenance(StrEnum):

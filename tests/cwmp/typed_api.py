@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import assert_type
 
 import torch
+from typing_extensions import assert_type
 
 import cwmp
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from cwmp_profiler.compat import StrEnum
 from cwmp_profiler.si_prefixes import si as si  # noqa: PLC0414 - verbs take it from here
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of a table.")]

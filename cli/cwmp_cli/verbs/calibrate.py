@@ -254,13 +254,13 @@ def _bar() -> Any:
 
 def _save_loads(path: Path, target: Target, windows: list[LoadWindow]) -> None:
     from dataclasses import asdict
-    from datetime import UTC, datetime
+    from datetime import datetime, timezone
 
     from cwmp_costmodels.profile.files import write_atomic
     from cwmp_profiler.calibration.loads_file import LoadsFile, WindowRecord
 
     file = LoadsFile(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         meter=target.meter.name,
         provenance=target.meter.provenance,
         device=target.device.info.model,

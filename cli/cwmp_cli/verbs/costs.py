@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cwmp_cli.options.console import Json, out, print_json, warn
+from cwmp_profiler.compat import StrEnum
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Self
 
 from cwmp_cli.options import training as options
 from cwmp_cli.options.console import Json, err, out, print_json, si, warn

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Self
 
 from cwmp_cli.options import training as options
 from cwmp_cli.options.console import Json, err, out, print_json, si

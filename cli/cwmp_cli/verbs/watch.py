@@ -6,9 +6,10 @@ import sys
 from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Self
 
 from cwmp_cli.options.console import Json, SysfsRoot, TdpW, err, out, si, warn
 

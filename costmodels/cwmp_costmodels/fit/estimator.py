@@ -6,7 +6,7 @@ over coefficients that cannot be negative. Columns are scaled before solving, be
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from typing_extensions import Self
 
 Array = npt.NDArray[np.float64]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
+from typing_extensions import Self
 
 from cwmp_costmodels.errors import FitError
 from cwmp_profiler.counts import names_in_order

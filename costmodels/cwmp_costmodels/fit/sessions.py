@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def fit_sessions(
     profile = Profile(
         name=profile_name,
         provenance=header.meter.provenance,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=_tool(),
         description=f"Fitted from {block.windows} windows of {header.device_info().model}.",
         device=DeviceBlock.model_validate(header.device),

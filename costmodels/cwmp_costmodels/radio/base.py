@@ -6,9 +6,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from typing_extensions import Self
 
 from cwmp_costmodels.errors import RadioError
 from cwmp_costmodels.profile.schema import NonNegative, Positive

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import model_validator
+from typing_extensions import Self
 
 from cwmp_costmodels.errors import RadioError
 from cwmp_costmodels.profile.schema import NonNegative, Positive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
@@ -91,7 +91,7 @@ def validate(profile: Profile, found: Measurements) -> ValidationBlock:
     cases = [_case(profile, group) for group in windows.values()]
     errors = [abs(case.error) for case in cases]
     return ValidationBlock(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         meter=found.header.meter.name,
         provenance=found.header.meter.provenance,
         cases=sorted(cases, key=lambda case: case.case),

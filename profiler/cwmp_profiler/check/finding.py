@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
+from cwmp_profiler.compat import StrEnum
 from cwmp_profiler.sessions.measurements import Window
 from cwmp_profiler.workloads.base import Point
 

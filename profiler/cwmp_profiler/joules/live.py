@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules.tracker import Energy, Tracker
@@ -61,13 +61,18 @@ def watch(meter: Meter, *, interval_s: float, for_s: float | None = None) -> Ite
             if failed >= GIVE_UP:
                 raise
             yield Interval(
-                ended=datetime.now(UTC), duration_s=None, power_w={}, energy_j={}, total_j=None, failure=str(error)
+                ended=datetime.now(timezone.utc),
+                duration_s=None,
+                power_w={},
+                energy_j={},
+                total_j=None,
+                failure=str(error),
             )
             meter.clock.sleep(interval_s)
             continue
         failed = 0
         yield Interval(
-            ended=datetime.now(UTC),
+            ended=datetime.now(timezone.utc),
             duration_s=energy.duration_s,
             power_w={name: rail.energy_j / energy.duration_s for name, rail in energy.rails.items()},
             energy_j={name: rail.energy_j for name, rail in energy.rails.items()},

@@ -15,7 +15,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
+
+from typing_extensions import Self
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError

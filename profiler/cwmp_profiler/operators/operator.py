@@ -11,7 +11,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
+
+from typing_extensions import Self
 
 Family = Literal[
     "gemm",

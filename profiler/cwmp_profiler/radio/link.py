@@ -9,7 +9,8 @@ import random
 import socket
 import time
 from dataclasses import dataclass
-from typing import Self
+
+from typing_extensions import Self
 
 from cwmp_profiler.errors import DeviceError
 from cwmp_profiler.radio.wire import (

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
+
+from typing_extensions import Self
 
 from cwmp_profiler.errors import CwmpError
 from cwmp_profiler.radio.wire import (

@@ -10,9 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from pydantic import ValidationError
+from typing_extensions import Self
 
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.remote.protocol import PROTOCOL, RemoteError, receive, send

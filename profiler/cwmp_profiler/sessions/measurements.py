@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Self, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
+from typing_extensions import Self
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError

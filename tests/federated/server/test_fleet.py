@@ -9,12 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from flower_fleet import APP, SERVER, Fleet, missing_tools
 from network import Network, why_not
 

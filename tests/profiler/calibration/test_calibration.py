@@ -1,7 +1,7 @@
 """Calibrating: known gain and offset are found within their intervals, and no damaged recording passes for a good one."""
 
 import random
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -230,7 +230,7 @@ def test_columns_and_units_are_found_by_their_names(tmp_path, text, times, power
 
 def test_times_without_a_zone_are_local(tmp_path):
     trace = read_power_csv(csv_file(tmp_path, "time,w\n2027-01-15 08:00:00,1\n2027-01-15 08:00:01,1\n"))
-    assert trace.times_s[0] == datetime(2027, 1, 15, 8).astimezone(UTC).timestamp()
+    assert trace.times_s[0] == datetime(2027, 1, 15, 8).astimezone(timezone.utc).timestamp()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import Self
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
