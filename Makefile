@@ -1,4 +1,4 @@
-# make demo, make test: each makes its environment if it is missing. Needs Python 3.11 or newer with pip and venv, and make.
+# make demo, make test: each makes its environment if it is missing. Needs Python 3.10 or newer with pip and venv, and make.
 
 PYTHON ?= python3
 VENV   ?= .venv
