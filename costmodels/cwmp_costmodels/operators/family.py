@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
+from typing_extensions import Self
 
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.fit.samples import Array
