@@ -11,11 +11,12 @@ A quantity is `EXPRESSION:UNIT` (see `expressions` and `units`).
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
+import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.imports.table import read_text

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -346,7 +346,7 @@ def _header(table: Table, mapping: Mapping, info: DeviceInfo, windows: Sequence[
     if origin:
         notes.insert(0, f"readings from {origin}")
     return Header(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=_tool(),
         session=hashlib.sha256((toml + repr(windows)).encode()).hexdigest()[:16],
         device=info.to_json(),
