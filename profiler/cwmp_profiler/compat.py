@@ -6,8 +6,12 @@ import sys
 
 if sys.version_info >= (3, 11):
     from enum import StrEnum
+
+    import tomllib
 else:
     from enum import Enum
+
+    import tomli as tomllib
 
     class StrEnum(str, Enum):
         """Members are strings, and print as such."""
@@ -18,4 +22,4 @@ else:
             return str.__format__(self, format_spec)
 
 
-__all__ = ["StrEnum"]
+__all__ = ["StrEnum", "tomllib"]

@@ -14,10 +14,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from cwmp_profiler.compat import tomllib
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.imports.table import read_text
 from cwmp_profiler.sessions.measurements import first_problem
