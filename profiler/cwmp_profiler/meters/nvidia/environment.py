@@ -48,7 +48,7 @@ def gpu_environment(nvml: Nvml, handle: Any, about: str = "the GPU") -> dict[str
         `clock_reasons` (names, see `CLOCK_REASONS`), `throttled` and `driver`. What the GPU does not tell is None.
 
     Raises:
-        MeterError: If NVML fails in any way but not knowing a query (lost GPU, permission).
+        MeterError: If the GPU is lost or needs a reset.
     """
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle, about=about)
     if reasons is None:
@@ -84,7 +84,7 @@ def meter_environment(meter: NvmlMeter) -> dict[str, dict[str, Any]]:
 
 
 def _ask(nvml: Nvml, name: str, *arguments: Any, about: str) -> Any | None:
-    return nvml.ask(name, *arguments, about=about)
+    return nvml.describe(name, *arguments, about=about)
 
 
 def _hertz(megahertz: int | None) -> float | None:
@@ -93,7 +93,7 @@ def _hertz(megahertz: int | None) -> float | None:
 
 def _driver(nvml: Nvml) -> str | None:
     try:
-        version = nvml.ask("nvmlSystemGetDriverVersion", about="the driver's version")
+        version = nvml.describe("nvmlSystemGetDriverVersion", about="the driver's version")
     except MeterError:
         return None
     return version.decode("utf-8", "replace") if isinstance(version, bytes) else version

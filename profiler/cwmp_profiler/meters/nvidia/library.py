@@ -1,7 +1,8 @@
 """NVIDIA's management library behind one door: every call that fails becomes an error that says why and what to do.
 
 The binding is `nvidia-ml-py` (`import pynvml`). It is imported when a meter is opened, so that discovery works without it. A
-query that a GPU does not know is `None` here; a query that fails in any other way is an error, never a number.
+query that a GPU does not know is `None` here; a measuring query that fails in any other way is an error, never a number, and one
+that only describes is `None` however it fails.
 """
 
 from __future__ import annotations
@@ -70,6 +71,21 @@ class Nvml:
             raise _failed(error.value, name, about) from error
         except UnicodeDecodeError as error:
             raise MeterError(f"meter nvml: {name} for {about} answered with text that is not UTF-8") from error
+
+    def describe(self, name: str, *arguments: Any, about: str) -> Any | None:
+        """Call `name` for what only describes (name, limits, MIG mode, ...): no failure of it but a lost GPU is an error.
+
+        Raises:
+            MeterError: If the GPU is lost or needs a reset.
+        """
+        try:
+            return getattr(self.module, name)(*arguments)
+        except self.module.NVMLError as error:
+            if error.value in {GPU_IS_LOST, RESET_REQUIRED}:
+                raise _failed(error.value, name, about) from error
+            return None
+        except (AttributeError, UnicodeDecodeError):
+            return None
 
     def ask(self, name: str, *arguments: Any, about: str) -> Any | None:
         """Call `name`, with `None` where this GPU or driver does not know the query.

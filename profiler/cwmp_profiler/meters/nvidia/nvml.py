@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cwmp_profiler.clock import Clock
+from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Reading
 from cwmp_profiler.meters.nvidia import library as nvml_library
 from cwmp_profiler.meters.nvidia import rails as nvml_rails
@@ -26,6 +28,9 @@ from cwmp_profiler.meters.nvidia.visible import Gpu, cuda_device, visible_gpus
 from cwmp_profiler.meters.pace import find_pace
 
 GAIN_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a gain of the single card"
+
+MOST_MIG = 8
+"""MIG instances that are looked for where a GPU does not say how many it can have."""
 
 UNKNOWN_UPDATE_S = 0.1
 """Update period of a power sensor of which none is published: power is sampled at most twice per update."""
@@ -99,67 +104,90 @@ class Factory(MeterFactory):
             # A session keeps both ways of telling joules, so that 'check' can hold them against each other.
             usual: PowerUse = "fallback" if number is None else "also"
             ordered = sorted(selection.gpus, key=lambda gpu: gpu.index)
-            sensors = [
-                nvml_rails.sensors_of(nvml, gpu, power=options.get("power", usual), scopes=options.get("scopes", True))
-                for gpu in ordered
-            ]
+            sensors, notes = _planned(
+                nvml, ordered, power=options.get("power", usual), scopes=options.get("scopes", True)
+            )
+            return NvmlMeter(nvml, sensors, context.clock, (*selection.notes, *notes))
         except BaseException:
             nvml.close()
             raise
-        return NvmlMeter(nvml, sensors, context.clock, selection.notes)
+
+
+def _planned(nvml: Nvml, gpus: Sequence[Gpu], *, power: PowerUse, scopes: bool) -> tuple[list[GpuSensors], list[str]]:
+    """Plan each GPU; of several, one that cannot be read is left out by name. Raises MeterError if none can."""
+    sensors: list[GpuSensors] = []
+    notes: list[str] = []
+    for gpu in gpus:
+        try:
+            sensors.append(nvml_rails.sensors_of(nvml, gpu, power=power, scopes=scopes))
+        except MeterError as error:
+            if len(gpus) == 1:
+                raise
+            notes.append(f"GPU {gpu.index} is left out: {_reason(error)}")
+    if not sensors:
+        raise MeterUnavailableError(f"none of {len(gpus)} GPUs can be read: {'; '.join(notes)}", "see 'nvidia-smi'")
+    return sensors, notes
 
 
 def list_gpus(nvml: Nvml) -> list[Gpu]:
-    """Return all GPUs in PCI bus order, with their MIG instances.
+    """Return all GPUs in PCI bus order, with their MIG instances; one that is lost or forbidden keeps its place, with its fault.
 
     Raises:
         MeterUnavailableError: If NVML shows no GPU.
     """
     count = nvml.call("nvmlDeviceGetCount", about="the number of GPUs")
-    found = []
-    for place in range(count):
-        who = f"GPU {place}"
-        handle = nvml.call("nvmlDeviceGetHandleByIndex", place, about=who)
-        uuid = nvml.call("nvmlDeviceGetUUID", handle, about=f"the UUID of {who}")
-        name = nvml.ask("nvmlDeviceGetName", handle, about=f"the name of {who}") or "unnamed GPU"
-        pci = nvml.ask("nvmlDeviceGetPciInfo", handle, about=f"the PCI id of {who}")
-        order = (pci.domain, pci.bus, pci.device) if pci is not None else (0, 0, place)
-        enabled, instances = _mig_instances(nvml, handle, who)
-        found.append((order, uuid, _text(name), handle, enabled, instances))
+    found = [_gpu(nvml, place) for place in range(count)]
     if not found:
         raise MeterUnavailableError(
             "the NVIDIA driver works but shows no GPU",
             "in a container start it with --gpus all; else see 'nvidia-smi -L'",
             ("docker run --gpus all ...",),
         )
-    found.sort(key=lambda entry: entry[0])
-    return [
-        Gpu(
-            index=index,
-            uuid=_text(uuid),
-            name=name,
-            bus_id="{:08X}:{:02X}:{:02X}.0".format(*order),
-            handle=handle,
-            mig=instances,
-            mig_enabled=enabled,
-        )
-        for index, (order, uuid, name, handle, enabled, instances) in enumerate(found)
-    ]
+    if all(gpu.bus_id for gpu in found):
+        found.sort(key=lambda gpu: gpu.bus_id)
+    # Else NVML's own order, which is that of the bus too: one without an address must not shift the others.
+    return [replace(gpu, index=index) for index, gpu in enumerate(found)]
+
+
+def _gpu(nvml: Nvml, place: int) -> Gpu:
+    who = f"GPU {place}"
+    try:
+        handle = nvml.call("nvmlDeviceGetHandleByIndex", place, about=who)
+        uuid = nvml.describe("nvmlDeviceGetUUID", handle, about=f"the UUID of {who}")
+        name = nvml.describe("nvmlDeviceGetName", handle, about=f"the name of {who}")
+        pci = nvml.describe("nvmlDeviceGetPciInfo", handle, about=f"the PCI id of {who}")
+        enabled, instances = _mig_instances(nvml, handle, who)
+    except MeterError as error:
+        return Gpu(index=place, uuid="", name="unknown GPU", fault=_reason(error))
+    return Gpu(
+        index=place,
+        uuid=_text(uuid or ""),
+        name=_text(name or "unnamed GPU"),
+        bus_id="" if pci is None else f"{pci.domain:08X}:{pci.bus:02X}:{pci.device:02X}.0",
+        handle=handle,
+        mig=instances,
+        mig_enabled=enabled,
+    )
 
 
 def _mig_instances(nvml: Nvml, handle: Any, who: str) -> tuple[bool, tuple[str, ...]]:
-    mode = nvml.ask("nvmlDeviceGetMigMode", handle, about=f"the MIG mode of {who}")
+    mode = nvml.describe("nvmlDeviceGetMigMode", handle, about=f"the MIG mode of {who}")
     if mode is None or mode[0] != 1:
         return False, ()
-    most = nvml.ask("nvmlDeviceGetMaxMigDeviceCount", handle, about=f"the MIG instances of {who}") or 0
+    most = nvml.describe("nvmlDeviceGetMaxMigDeviceCount", handle, about=f"the MIG instances of {who}") or MOST_MIG
     uuids = []
     for place in range(most):
-        instance = nvml.ask(
+        instance = nvml.describe(
             "nvmlDeviceGetMigDeviceHandleByIndex", handle, place, about=f"MIG instance {place} of {who}"
         )
         if instance is not None:
-            uuids.append(_text(nvml.call("nvmlDeviceGetUUID", instance, about=f"MIG instance {place} of {who}")))
+            uuid = nvml.describe("nvmlDeviceGetUUID", instance, about=f"MIG instance {place} of {who}")
+            uuids += [] if uuid is None else [_text(uuid)]
     return True, tuple(uuids)
+
+
+def _reason(error: MeterError) -> str:
+    return str(error).removeprefix("meter nvml: ").partition(";")[0]
 
 
 def _text(value: str | bytes) -> str:

@@ -4,15 +4,20 @@ module (MODULE scope: GPU and CPU of a superchip)   power
   gpu (energy counter, or power where there is none)
     gpu-power (GPU scope, only for comparison)      power
     gpu-memory (MEMORY scope, some HBM parts)       power
+
+On GH200 the energy counter is the module's (reported by users of other tools): there the counter is the rail `module`, and the GPU's own
+power is inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from cwmp_profiler.meters.base import Kind, MeterUnavailableError, Rail
+from cwmp_profiler.meters.bounds import TRANSIENT, nonsense
 from cwmp_profiler.meters.nvidia.library import Nvml
 from cwmp_profiler.meters.nvidia.sensors import GpuSensors, field_mw, has_value
 from cwmp_profiler.meters.nvidia.visible import Gpu
@@ -50,8 +55,18 @@ _GA100: Final = _Timing(0.1, 0.025, 0.025)
 _GA100_NAMES: Final = ("A100", "A800", "A30")
 _JETSON_NAMES: Final = ("orin", "xavier", "thor", "tegra", "nvgpu", "jetson")
 
-TRANSIENT: Final = 1.5
-"""Above its highest power limit, a board draws at most this many times the limit, and for less than a sensor's update period."""
+_LAPTOP: Final = re.compile(r"laptop|mobile|max-?q", re.IGNORECASE)
+LAPTOP_MAX_W: Final = 300.0
+"""No GPU of a laptop draws more (the highest limits are 175 W): several tell other numbers, and no limit."""
+
+_MODULE_COUNTER: Final = ("GH200",)
+_LIMITS: Final = (
+    "nvmlDeviceGetPowerManagementDefaultLimit",
+    "nvmlDeviceGetPowerManagementLimit",
+    "nvmlDeviceGetEnforcedPowerLimit",
+)
+_NO_COUNT: Final = frozenset({0, 2**32 - 1, 2**63 - 1, 2**64 - 1})
+"""Energy since the driver was loaded that no counter shows: nothing, and all bits set."""
 
 PowerUse = Literal["fallback", "also", "only"]
 
@@ -67,88 +82,169 @@ def sensors_of(nvml: Nvml, gpu: Gpu, *, power: PowerUse = "fallback", scopes: bo
         scopes: Whether MEMORY and MODULE rails are wanted where they answer.
 
     Raises:
-        MeterUnavailableError: If it answers neither energy nor power.
+        MeterUnavailableError: If it answers neither energy nor power, or nothing that can be true.
     """
-    who = f"GPU {gpu.index}"
-    counted = nvml.ask("nvmlDeviceGetTotalEnergyConsumption", gpu.handle, about=f"the energy counter of {who}")
-    fields = _answering_fields(nvml, gpu)
-    usage = nvml.ask("nvmlDeviceGetPowerUsage", gpu.handle, about=f"the power of {who}")
-    limits = nvml.ask("nvmlDeviceGetPowerManagementLimitConstraints", gpu.handle, about=f"the power limits of {who}")
-    limit_w = limits[1] / 1e3 if limits and 0 < limits[1] < 1e7 else None
-    counter_used = counted is not None and power != "only"
-    gpu_field = next((key for key in ((FIELD_INSTANT, SCOPE_GPU), (FIELD_AVERAGE, SCOPE_GPU)) if fields.get(key)), None)
-    if not counter_used and gpu_field is None and not usage:
-        raise _silent_gpu(gpu)
+    if gpu.fault:
+        raise MeterUnavailableError(gpu.fault, "reset it or restart: 'nvidia-smi', 'dmesg | grep -i xid'")
+    told = _told(nvml, gpu, power)
+    plan = _Plan(gpu, told.max_power_w, _timing(nvml, gpu))
+    notes = list(told.notes)
+    name, board = f"gpu-{gpu.index}", f"whole board of {gpu.name}, memory and regulators included"
+    whole = "whole module: GPU, its memory and, on a superchip, the CPU"
+    gpu_field = told.field(SCOPE_GPU)
+    module, memory = (told.field(SCOPE_MODULE), told.field(SCOPE_MEMORY)) if scopes else (None, None)
+    counter, usage_rail = None, None
+    if told.counted is not None and any(part in gpu.name for part in _MODULE_COUNTER):
+        counter = f"{name}-module"
+        plan.count(counter, "module", None, whole)
+        if module and power == "also":
+            plan.sense(f"{counter}-power", "module", counter, module, whole)
+        if gpu_field:
+            plan.sense(name, "gpu", counter, gpu_field, board)
+    else:
+        parent = f"{name}-module" if module else None
+        if module:
+            plan.sense(f"{name}-module", "module", None, module, whole)
+        if told.counted is not None:
+            counter = name
+            plan.count(name, "gpu", parent, board)
+            if power == "also" and (gpu_field or told.usage):
+                plan.sense(f"{name}-power", "gpu", name, gpu_field, board)
+                usage_rail = None if gpu_field else f"{name}-power"
+        else:
+            plan.sense(name, "gpu", parent, gpu_field, board)
+            usage_rail = None if gpu_field else name
+            notes.append(f"GPU {gpu.index} ({gpu.name}): power is sampled and integrated" + told.why_no_counter)
+    if memory:
+        inside = name if any(rail.name == name for rail in plan.rails) else counter
+        plan.sense(f"{name}-memory", "gpu-memory", inside, memory, "the GPU's memory")
+    if any(_sees_part(rail) for rail in plan.rails):
+        notes.append(
+            f"GPU {gpu.index}: its power sensor averages over only a part of each update period; loads that repeat in step "
+            "with it are misread"
+        )
+    return GpuSensors(
+        gpu=gpu, rails=tuple(plan.rails), counter=counter, fields=plan.fields, usage=usage_rail, notes=tuple(notes)
+    )
 
-    name = f"gpu-{gpu.index}"
-    board = f"whole board of {gpu.name}, memory and regulators included"
-    timing = _timing(nvml, gpu)
-    plan: dict[str, tuple[int, int]] = {}
-    rails: list[Rail] = []
-    notes: list[str] = []
-    max_power_w = None if limit_w is None else TRANSIENT * limit_w
 
-    def sense(rail: str, kind: Kind, parent: str | None, field: tuple[int, int] | None, meaning: str) -> None:
-        if field is not None:
-            plan[rail] = field
-        source, averaging_s = _sensor(field, gpu, timing)
-        rails.append(
+@dataclass(slots=True)
+class _Plan:
+    """Rails as they are found, and the NVML field of each that senses power by one."""
+
+    gpu: Gpu
+    max_power_w: float | None
+    timing: _Timing
+    rails: list[Rail] = field(default_factory=list)
+    fields: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def count(self, name: str, kind: Kind, parent: str | None, meaning: str) -> None:
+        """Add the energy counter."""
+        self.rails.append(
             Rail(
-                name=rail,
+                name=name,
+                kind=kind,
+                sense="energy",
+                parent=parent,
+                unit_j=1e-3,
+                max_power_w=self.max_power_w,
+                update_period_s=COUNTER_UPDATE_S,
+                source=f"nvmlDeviceGetTotalEnergyConsumption({self.gpu.uuid})",
+                meaning=meaning,
+            )
+        )
+
+    def sense(self, name: str, kind: Kind, parent: str | None, key: tuple[int, int] | None, meaning: str) -> None:
+        """Add a power sensor: an NVML field by field and scope, or nvmlDeviceGetPowerUsage."""
+        if key is not None:
+            self.fields[name] = key
+        source, averaging_s = _sensor(key, self.gpu, self.timing)
+        self.rails.append(
+            Rail(
+                name=name,
                 kind=kind,
                 sense="power",
                 parent=parent,
-                max_power_w=max_power_w,
-                update_period_s=timing.update_s,
+                max_power_w=self.max_power_w,
+                update_period_s=self.timing.update_s,
                 averaging_s=averaging_s,
                 source=source,
                 meaning=meaning,
             )
         )
 
-    module = _scope(fields, SCOPE_MODULE) if scopes else None
-    memory = _scope(fields, SCOPE_MEMORY) if scopes else None
-    parent = f"{name}-module" if module else None
-    if module:
-        sense(f"{name}-module", "module", None, module, "whole module: GPU, its memory and, on a superchip, the CPU")
-    usage_rail = None
-    if counter_used:
-        rails.append(
-            Rail(
-                name=name,
-                kind="gpu",
-                sense="energy",
-                parent=parent,
-                unit_j=1e-3,
-                max_power_w=max_power_w,
-                update_period_s=COUNTER_UPDATE_S,
-                source=f"nvmlDeviceGetTotalEnergyConsumption({gpu.uuid})",
-                meaning=board,
-            )
-        )
-        if power == "also" and (gpu_field or usage):
-            sense(f"{name}-power", "gpu", name, gpu_field, board)
-            usage_rail = None if gpu_field else f"{name}-power"
-    else:
-        sense(name, "gpu", parent, gpu_field, board)
-        usage_rail = None if gpu_field else name
-        notes.append(f"GPU {gpu.index} ({gpu.name}): power is sampled and integrated" + _why_no_counter(counted))
-    if memory:
-        sense(f"{name}-memory", "gpu-memory", name, memory, "the GPU's memory")
-    if any(_sees_part(rail) for rail in rails):
-        notes.append(
-            f"GPU {gpu.index}: its power sensor averages over only a part of each update period; loads that repeat in step "
-            "with it are misread"
-        )
-    return GpuSensors(
-        gpu=gpu,
-        rails=tuple(rails),
-        counter=name if counter_used else None,
-        fields=plan,
-        usage=usage_rail,
-        limit_w=limit_w,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a GPU answers that can be true.
+
+    Attributes:
+        counted: Millijoules of the counter that is to be read; None if there is none.
+        why_no_counter: Why there is none, for a note.
+        fields: Milliwatts by field and scope.
+        usage: Milliwatts of the oldest power query; None if it does not answer.
+        max_power_w: Most that the board draws; None if not known.
+        notes: What is not used, and why.
+    """
+
+    counted: int | None
+    why_no_counter: str
+    fields: Mapping[tuple[int, int], float]
+    usage: int | None
+    max_power_w: float | None
+    notes: tuple[str, ...]
+
+    def field(self, scope: int) -> tuple[int, int] | None:
+        """Return the field to read in a scope: what is drawn now rather than an average."""
+        return next((key for key in ((FIELD_INSTANT, scope), (FIELD_AVERAGE, scope)) if key in self.fields), None)
+
+
+def _told(nvml: Nvml, gpu: Gpu, power: PowerUse) -> _Told:
+    """Ask a GPU; raises MeterUnavailableError if nothing that can be true is left."""
+    who = f"GPU {gpu.index}"
+    counted = nvml.ask("nvmlDeviceGetTotalEnergyConsumption", gpu.handle, about=f"the energy counter of {who}")
+    why_no_counter = ", as asked" if counted is not None else "; it has no energy counter (Volta and newer have one)"
+    fields = _answering_fields(nvml, gpu)
+    ask = nvml.ask if counted is None or power == "only" else nvml.describe
+    usage = ask("nvmlDeviceGetPowerUsage", gpu.handle, about=f"the power of {who}")
+    max_power_w = _max_power_w(nvml, gpu)
+    bound = Rail(name=who, kind="gpu", sense="power", max_power_w=max_power_w)
+    wrong = {key: why for key, milliwatts in fields.items() if (why := nonsense(bound, milliwatts / 1e3))}
+    usage_wrong = nonsense(bound, usage / 1e3) if usage else ""
+    notes = [
+        f"{who} ({gpu.name}): a power sensor reads {why}; it is not used"
+        for why in dict.fromkeys([*wrong.values(), *filter(None, [usage_wrong])])
+    ]
+    if counted in _NO_COUNT:
+        notes.append(f"{who} ({gpu.name}): its energy counter reads {counted}, which is no count; it is not used")
+        counted, why_no_counter = None, ""
+    told = _Told(
+        counted=None if power == "only" else counted,
+        why_no_counter=why_no_counter,
+        fields={key: milliwatts for key, milliwatts in fields.items() if key not in wrong},
+        usage=None if usage_wrong else usage,
+        max_power_w=max_power_w,
         notes=tuple(notes),
     )
+    if told.counted is None and told.field(SCOPE_GPU) is None and not told.usage:
+        raise MeterUnavailableError(notes[0], "take an external meter") if notes else _silent_gpu(gpu)
+    return told
+
+
+def _max_power_w(nvml: Nvml, gpu: Gpu) -> float | None:
+    """Return what the board may draw in a moment: 1.5 times the highest limit that is told, else what its class draws; else None."""
+    about = f"the power limits of GPU {gpu.index}"
+    constraints = nvml.describe("nvmlDeviceGetPowerManagementLimitConstraints", gpu.handle, about=about)
+    told = [constraints[1] if constraints else None]
+    if not _plausible(told):
+        told = [nvml.describe(name, gpu.handle, about=about) for name in _LIMITS]
+    if limits := _plausible(told):
+        return TRANSIENT * max(limits) / 1e3
+    return LAPTOP_MAX_W if _LAPTOP.search(gpu.name) else None
+
+
+def _plausible(milliwatts: Sequence[int | None]) -> list[int]:
+    return [value for value in milliwatts if value is not None and 0 < value < 1e7]
 
 
 def _answering_fields(nvml: Nvml, gpu: Gpu) -> dict[tuple[int, int], float]:
@@ -156,7 +252,7 @@ def _answering_fields(nvml: Nvml, gpu: Gpu) -> dict[tuple[int, int], float]:
     keys = [
         (field, scope) for scope in (SCOPE_GPU, SCOPE_MODULE, SCOPE_MEMORY) for field in (FIELD_INSTANT, FIELD_AVERAGE)
     ]
-    answers = nvml.ask("nvmlDeviceGetFieldValues", gpu.handle, keys, about=f"the power sensors of GPU {gpu.index}")
+    answers = nvml.describe("nvmlDeviceGetFieldValues", gpu.handle, keys, about=f"the power sensors of GPU {gpu.index}")
     found: dict[tuple[int, int], float] = {}
     for key, answer in zip(keys, answers or (), strict=False):
         if has_value(answer):
@@ -167,12 +263,8 @@ def _answering_fields(nvml: Nvml, gpu: Gpu) -> dict[tuple[int, int], float]:
     return found
 
 
-def _scope(fields: Mapping[tuple[int, int], float], scope: int) -> tuple[int, int] | None:
-    return next((key for key in ((FIELD_INSTANT, scope), (FIELD_AVERAGE, scope)) if key in fields), None)
-
-
 def _timing(nvml: Nvml, gpu: Gpu) -> _Timing:
-    architecture: int | None = nvml.ask(
+    architecture: int | None = nvml.describe(
         "nvmlDeviceGetArchitecture", gpu.handle, about=f"the architecture of GPU {gpu.index}"
     )
     if architecture == _AMPERE and any(part in gpu.name for part in _GA100_NAMES):
@@ -196,10 +288,6 @@ def _sees_part(rail: Rail) -> bool:
         and rail.averaging_s is not None
         and rail.averaging_s < 0.9 * rail.update_period_s
     )
-
-
-def _why_no_counter(counted: int | None) -> str:
-    return ", as asked" if counted is not None else "; it has no energy counter (Volta and newer have one)"
 
 
 def _silent_gpu(gpu: Gpu) -> MeterUnavailableError:

@@ -25,6 +25,7 @@ class Gpu:
         handle: NVML handle.
         mig: UUIDs of its MIG instances; empty without MIG.
         mig_enabled: Whether MIG is switched on.
+        fault: Why it cannot be read (lost, forbidden); empty if it can. It keeps its index: only whoever chooses it is refused.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Gpu:
     handle: Any = None
     mig: tuple[str, ...] = ()
     mig_enabled: bool = False
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
             )
         chosen.append(gpu)
     if not chosen:
-        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+        known = ", ".join(f"{gpu.index} ({gpu.uuid or gpu.fault})" for gpu in gpus)
         raise MeterUnavailableError(
             f"CUDA_VISIBLE_DEVICES={asked!r} hides every GPU; this machine has {known}",
             "unset CUDA_VISIBLE_DEVICES or name a GPU that is there",
@@ -127,7 +129,7 @@ def _find(token: str, gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Gpu | 
 
 def _settled_order(gpus: Sequence[Gpu], environ: Mapping[str, str], what: str) -> None:
     """Refuse an index where CUDA's own ordering (fastest first) of unlike GPUs cannot be known from outside."""
-    if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) < 2:
+    if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus if not gpu.fault}) < 2:
         return
     raise MeterUnavailableError(
         f"{what} could be any of {len(gpus)} unlike GPUs, because CUDA counts the fastest first and NVML by PCI bus",
