@@ -22,6 +22,8 @@ class FakeGpu:
         self.energy_j = 1000.0
         self.fail = None
         self.garbled = False
+        self.serial = self.cap = None
+        self.describe_fail = None
 
 
 class FakeAmdSmi:
@@ -45,7 +47,14 @@ class FakeAmdSmi:
         return self.gpus
 
     def amdsmi_get_gpu_asic_info(self, gpu):
-        return {"market_name": gpu.name}
+        if gpu.describe_fail is not None:
+            raise AmdSmiLibraryException(gpu.describe_fail)
+        return {"market_name": gpu.name, "asic_serial": gpu.serial or "N/A"}
+
+    def amdsmi_get_power_cap_info(self, gpu):
+        if gpu.cap is None or gpu.describe_fail is not None:
+            raise AmdSmiLibraryException(gpu.describe_fail or 2)
+        return {"max_power_cap": gpu.cap}
 
     def amdsmi_get_energy_count(self, gpu):
         if gpu.fail is not None:

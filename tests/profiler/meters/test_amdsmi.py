@@ -8,6 +8,7 @@ from fake_amdsmi import FakeAmdSmi, FakeGpu
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.amd.amdsmi import Factory
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
 
@@ -40,10 +41,14 @@ def test_the_silent_second_die_of_a_card_is_left_out_and_said():
 
 
 def test_a_gpu_that_answers_nothing_is_unavailable():
-    library = FakeAmdSmi(FakeGpu(None, None))
-    with pytest.raises(MeterUnavailableError, match="none of 1 AMD GPU"):
-        Factory().open(context(library))
-    assert library.opened == 0
+    for gpus, told in (
+        ([FakeGpu(None, None)], "GPU 0 answers neither"),
+        ([FakeGpu(None, None)] * 2, "none of 2 AMD GPU"),
+    ):
+        library = FakeAmdSmi(*gpus)
+        with pytest.raises(MeterUnavailableError, match=told):
+            Factory().open(context(library))
+        assert library.opened == 0
 
 
 @pytest.mark.parametrize(
@@ -113,3 +118,78 @@ def test_a_session_on_one_gpu_reads_that_gpu_only():
     with pytest.raises(MeterUnavailableError, match="cuda:2 was asked for"):
         Factory().open_for(context(library), "cuda:2")
     assert library.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "device", "rail"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "2,0"}, "cuda", "gpu-2"),
+        ({"HIP_VISIBLE_DEVICES": "2,0"}, "cuda:1", "gpu-0"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "cuda:0", "gpu-1"),
+        ({"HIP_VISIBLE_DEVICES": "2", "CUDA_VISIBLE_DEVICES": "1"}, "cuda:0", "gpu-2"),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "1"}, "cuda:0", "gpu-2"),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-3f2a00000000beef"}, "cuda", "gpu-1"),
+    ],
+)
+def test_the_device_is_counted_as_hip_counts_it(environ, device, rail):
+    """A list that is not ascending renumbers: `2,0` makes the third GPU `cuda:0`."""
+    gpus = [FakeGpu(), FakeGpu(), FakeGpu()]
+    gpus[1].serial = "0x3F2A00000000BEEF"
+    with Factory().open_for(context(FakeAmdSmi(*gpus), environ=environ), device) as meter:
+        assert [found.name for found in meter.rails] == [rail]
+
+
+@pytest.mark.parametrize("bad", ["silent", "lost", "forbidden"])
+def test_a_gpu_that_cannot_be_read_matters_only_if_it_is_chosen_and_indices_hold(bad):
+    gpus = [FakeGpu(), FakeGpu(None, None) if bad == "silent" else FakeGpu(), FakeGpu()]
+    gpus[1].fail = {"silent": None, "lost": 34, "forbidden": 10}[bad]
+    library = FakeAmdSmi(*gpus)
+    with Factory().open_for(context(library), "cuda:2") as meter:
+        assert [rail.name for rail in meter.rails] == ["gpu-2"]
+    with pytest.raises(MeterUnavailableError, match="GPU 1"):
+        Factory().open_for(context(library), "cuda:1")
+    with Factory().open(context(library)) as meter:
+        assert [rail.name for rail in meter.rails] == ["gpu-0", "gpu-2"]
+        assert any("GPU 1" in note for note in meter.notes)
+
+
+@pytest.mark.parametrize("code", [1, 2, 10, 34, 999])
+def test_a_query_that_only_describes_may_fail_in_any_way(code):
+    gpu = FakeGpu()
+    gpu.describe_fail = code
+    with Factory().open(context(FakeAmdSmi(gpu))) as meter:
+        assert meter.rails[0].meaning == "whole socket of AMD GPU"
+
+
+@pytest.mark.parametrize("cap", [300, 300_000_000])
+def test_power_beyond_one_and_a_half_times_the_highest_cap_voids_the_window(cap):
+    gpu = FakeGpu(None, "current_socket_power", 280, "AMD Radeon Pro W7800")
+    gpu.cap = cap
+    with Factory().open(context(FakeAmdSmi(gpu))) as meter:
+        tracker = Tracker(meter)
+        tracker.start()
+        meter.clock.sleep(2.0)
+        gpu.power_w = 451
+        meter.clock.sleep(2.0)
+        with pytest.raises(MeterError, match="451 W, more than the 450 W"):
+            tracker.stop()
+
+
+def test_where_no_cap_is_told_a_gpu_has_an_assumed_most():
+    with Factory().open(context(FakeAmdSmi(FakeGpu(None, "socket_power", 750)))) as meter:
+        assert meter.rails[0].max_power_w == 2000.0
+    with pytest.raises(MeterError, match="more than the 2000 W"):
+        Factory().open(context(FakeAmdSmi(FakeGpu(None, "socket_power", 65_000))))
+
+
+@pytest.mark.parametrize("what", ["backward", "stuck"])
+def test_an_accumulator_that_goes_back_or_stands_still_gives_no_joules(what):
+    gpu = FakeGpu()
+    with Factory().open(context(FakeAmdSmi(gpu))) as meter:
+        tracker = Tracker(meter)
+        tracker.start()
+        for step in range(10):
+            gpu.energy_j += 0.0 if what == "stuck" else 150.0 if step != 5 else -900.0
+            meter.clock.sleep(0.3)
+        with pytest.raises(MeterError, match="went backwards" if what == "backward" else "stood still"):
+            tracker.stop()

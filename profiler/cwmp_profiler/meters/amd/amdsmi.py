@@ -17,12 +17,10 @@ from typing import Any
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.amd.gpus import (
-    MAX_POWER_W,
     Gpu,
     call,
     find_gpus,
     load,
-    narrowed,
     shut_down,
     ticks_of,
     unavailable,
@@ -105,8 +103,7 @@ class Factory(MeterFactory):
         except library.AmdSmiException as error:
             raise unavailable(error, "AMD SMI cannot start") from error
         try:
-            gpus, notes = find_gpus(library, options)
-            gpus = narrowed(gpus, str(context.options.get("device", "")))
+            gpus, notes = find_gpus(library, options, str(context.options.get("device", "")))
             return AmdSmiMeter(library, gpus, context.clock, notes)
         except BaseException:
             shut_down(library)
@@ -120,7 +117,7 @@ def _rail(gpu: Gpu) -> Rail:
             kind="gpu",
             sense="energy",
             unit_j=gpu.unit_j,
-            max_power_w=MAX_POWER_W,
+            max_power_w=gpu.most_w,
             source=f"amdsmi_get_energy_count(GPU {gpu.index})",
             meaning=f"whole socket of {gpu.name}",
         )
@@ -128,7 +125,7 @@ def _rail(gpu: Gpu) -> Rail:
         name=f"gpu-{gpu.index}",
         kind="gpu",
         sense="power",
-        max_power_w=MAX_POWER_W,
+        max_power_w=gpu.most_w,
         source=f"amdsmi_get_power_info(GPU {gpu.index})[{gpu.power_key}]",
         meaning=f"whole socket of {gpu.name}",
     )

@@ -10,12 +10,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterUnavailableError
+from cwmp_profiler.meters.bounds import TRANSIENT
 from cwmp_profiler.packages import how_to_install
 
 NOT_SUPPORTED, NO_PERMISSION = 2, 10
@@ -38,6 +39,7 @@ class Gpu:
         name: Product name.
         unit_j: Joules of one tick of its accumulator; None if it has none.
         power_key: Field of its power information that holds watts; None if the accumulator is read.
+        most_w: Most that it draws, in watts.
     """
 
     index: int
@@ -45,6 +47,7 @@ class Gpu:
     name: str
     unit_j: float | None
     power_key: str | None
+    most_w: float = MAX_POWER_W
 
 
 def load() -> Any:
@@ -72,11 +75,16 @@ def load() -> Any:
     return amdsmi
 
 
-def find_gpus(library: Any, options: Mapping[str, Any]) -> tuple[list[Gpu], list[str]]:
-    """Return the visible GPUs that answer, and notes for the user.
+def find_gpus(library: Any, options: Mapping[str, Any], device: str) -> tuple[list[Gpu], list[str]]:
+    """Return the GPUs to measure, and notes for the user.
+
+    Args:
+        library: The binding.
+        options: As the meter's.
+        device: `cuda` or `cuda:<n>` is one of the visible GPUs, in the order in which HIP numbers them; anything else is all of them.
 
     Raises:
-        MeterUnavailableError: If there is none.
+        MeterUnavailableError: If there is none, or the chosen one cannot be read.
     """
     try:
         handles = list(library.amdsmi_get_processor_handles())
@@ -86,71 +94,99 @@ def find_gpus(library: Any, options: Mapping[str, Any]) -> tuple[list[Gpu], list
         raise MeterUnavailableError(
             "AMD SMI works but shows no GPU", "see 'amd-smi list'; pass /dev/kfd and /dev/dri to a container"
         )
-    chosen, notes = _visible(len(handles), options.get("environ", os.environ))
+    visible, notes = _visible(library, handles, options.get("environ", os.environ))
+    chosen = _narrowed(visible, device)
     found = []
     for index in chosen:
-        gpu = _probe(library, index, handles[index], options.get("power", "fallback"))
-        if gpu is None:
-            notes.append(
-                f"GPU {index} answers neither energy nor power (the second die of a card does not); it is not measured"
-            )
-        else:
-            found.append(gpu)
+        try:
+            found.append(_probe(library, index, handles[index], options.get("power", "fallback")))
+        except MeterError as error:
+            if len(chosen) == 1:
+                raise
+            notes.append(f"GPU {index} is left out: {str(error).partition(';')[0]}")
     if not found:
         raise MeterUnavailableError(
             f"none of {len(chosen)} AMD GPU(s) answers energy or power", "in a virtual machine measure on the host"
         )
     if any(gpu.unit_j is None for gpu in found):
         notes.append("power comes in whole watts; it is sampled and integrated")
-    return found, notes
+    return sorted(found, key=lambda gpu: gpu.index), notes
 
 
-def narrowed(gpus: list[Gpu], device: str) -> list[Gpu]:
-    """Return the one GPU that `cuda` or `cuda:<n>` means; all for any other device.
-
-    Raises:
-        MeterUnavailableError: If there are not that many.
-    """
+def _narrowed(visible: list[int], device: str) -> list[int]:
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if match is None:
-        return gpus
+        return visible
     number = int(match.group(1) or 0)
-    if number >= len(gpus):
+    if number >= len(visible):
         raise MeterUnavailableError(
-            f"{device} was asked for, but only {len(gpus)} AMD GPU(s) are visible and answer", "name one that is there"
+            f"{device} was asked for, but only {len(visible)} AMD GPU(s) are visible", "name one that is there"
         )
-    return [gpus[number]]
+    return [visible[number]]
 
 
-def _probe(library: Any, index: int, handle: Any, power: str) -> Gpu | None:
-    name = "AMD GPU"
-    with contextlib.suppress(library.AmdSmiException):
-        name = str(library.amdsmi_get_gpu_asic_info(handle).get("market_name") or name)
-    gpu = Gpu(index, handle, name, None, None)
+def _probe(library: Any, index: int, handle: Any, power: str) -> Gpu:
+    """Ask a GPU what it can tell; raises MeterUnavailableError if that is nothing."""
+    asic = _describe(library, "amdsmi_get_gpu_asic_info", handle)
+    most_w = _most_w(_describe(library, "amdsmi_get_power_cap_info", handle))
+    gpu = Gpu(index, handle, str(asic.get("market_name") or "AMD GPU"), None, None, most_w)
     if power != "only":
         count: Any = _ask(library, "amdsmi_get_energy_count", gpu) or {}
         unit = count.get("counter_resolution")
         if isinstance(unit, (int, float)) and math.isfinite(unit) and unit > 0 and count.get("energy_accumulator"):
-            return Gpu(index, handle, name, float(unit) * 1e-6, None)
+            return replace(gpu, unit_j=float(unit) * 1e-6)
     answer = _ask(library, "amdsmi_get_power_info", gpu) or {}
     key = next((key for key in _POWER_KEYS if watts_of(answer, key)), None)
-    return None if key is None else Gpu(index, handle, name, None, key)
+    if key is None:
+        raise MeterUnavailableError(
+            f"GPU {index} answers neither energy nor power (the second die of a card does not: its power is told by the first)",
+            "name another; in a virtual machine measure on the host",
+        )
+    return replace(gpu, power_key=key)
 
 
-def _visible(count: int, environ: Mapping[str, str]) -> tuple[list[int], list[str]]:
-    for variable in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+def _most_w(cap: Mapping[str, Any]) -> float:
+    """Return 1.5 times the highest power cap that can be set; versions of the library give it in watts or microwatts."""
+    value = cap.get("max_power_cap")
+    if isinstance(value, (int, float)) and value not in _NOTHING:
+        for unit in (1.0, 1e-6):
+            if 5 <= value * unit <= MAX_POWER_W:
+                return TRANSIENT * value * unit
+    return MAX_POWER_W
+
+
+def _visible(library: Any, handles: Sequence[Any], environ: Mapping[str, str]) -> tuple[list[int], list[str]]:
+    """Return the indices of the visible GPUs in HIP's order: HIP counts among those that ROCr shows."""
+    shown, notes = list(range(len(handles))), []
+    # HIP takes CUDA's variable where its own is not set.
+    own = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in environ else "CUDA_VISIBLE_DEVICES"
+    for variable in ("ROCR_VISIBLE_DEVICES", own):
         asked = environ.get(variable)
         if asked is None:
             continue
-        tokens = [token.strip() for token in asked.split(",")]
-        if not all(token.isascii() and token.isdigit() and int(token) < count for token in tokens):
-            raise MeterUnavailableError(
-                f"{variable}={asked!r} does not name GPUs of this machine by number (it has {count})",
-                "name them by number, as 'amd-smi list' shows them",
+        shown = [_named(library, handles, shown, token.strip(), f"{variable}={asked!r}") for token in asked.split(",")]
+        if len(set(shown)) < len(shown):
+            raise MeterUnavailableError(f"{variable}={asked!r} names a GPU twice", "name each GPU once")
+        if len(handles) > 1:
+            notes.append(
+                f"{variable}={asked}: HIP and AMD SMI may number GPUs differently; compare with 'amd-smi list'"
             )
-        note = f"{variable}={asked}: HIP and AMD SMI may number GPUs differently; compare with 'amd-smi list'"
-        return sorted({int(token) for token in tokens}), [note] if count > 1 else []
-    return list(range(count)), []
+    return shown, notes
+
+
+def _named(library: Any, handles: Sequence[Any], shown: Sequence[int], token: str, where: str) -> int:
+    if token.isascii() and token.isdigit() and int(token) < len(shown):
+        return shown[int(token)]
+    if token.startswith("GPU-"):
+        wanted = token.removeprefix("GPU-").lower()
+        for index in shown:
+            serial = str(_describe(library, "amdsmi_get_gpu_asic_info", handles[index]).get("asic_serial", ""))
+            if serial and serial.lower().removeprefix("0x").zfill(16) == wanted.zfill(16):
+                return index
+    raise MeterUnavailableError(
+        f"{where} does not name GPUs of this machine (it has {len(shown)} to choose from)",
+        "name them by number, as 'amd-smi list' shows them",
+    )
 
 
 def ticks_of(count: Any, gpu: Gpu) -> int:
@@ -170,12 +206,21 @@ def ticks_of(count: Any, gpu: Gpu) -> int:
     return ticks
 
 
+def _describe(library: Any, name: str, handle: Any) -> Mapping[str, Any]:
+    """Return what only describes a GPU: empty if it is not told, for whatever reason."""
+    try:
+        found = getattr(library, name)(handle)
+    except (library.AmdSmiException, AttributeError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
 def watts_of(answer: Any, key: str) -> float | None:
     """Return the watts of an answer, or None if it holds none."""
     value = answer.get(key) if isinstance(answer, Mapping) else None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value in _NOTHING:
         return None
-    return float(value) if 0 < value <= MAX_POWER_W else None
+    return float(value) if value > 0 else None
 
 
 def call(library: Any, name: str, gpu: Gpu) -> Any:
