@@ -18,6 +18,7 @@ from typing import Any
 
 from cwmp_profiler.joules.edges import UpdatePeriod, poll_period_s, update_period
 from cwmp_profiler.meters.base import Meter, Rail, Reading
+from cwmp_profiler.meters.bounds import refuse_nonsense
 
 WINDOW_UPDATES = 50
 """A window this many update periods long loses at most 2% to its ends unaligned, and far less when aligned."""
@@ -189,6 +190,7 @@ def _watch(meter: Meter, duration_s: float, pause: float, cost: list[float]) -> 
     while not readings or meter.clock.now() - start < duration_s:
         before = meter.clock.now()
         readings.append(meter.read())
+        refuse_nonsense(meter.name, meter.rails, readings[-1])
         cost.append(meter.clock.now() - before)
         meter.clock.sleep(pause)
     return readings

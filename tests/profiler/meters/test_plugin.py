@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -94,3 +95,19 @@ def test_it_opens_through_the_registry_and_counts_joules(installed, plug):
 def test_a_plug_that_does_not_answer_is_an_error_in_one_line(installed):
     done = run(installed, "-m", "cwmp_cli.app", "devices", "--json", SHELLY_URL="http://127.0.0.1:9")
     assert "does not answer" in entry(done)["reason"]
+
+
+def test_a_meter_needs_nothing_but_the_public_contract():
+    """What plugins import is the package itself: its modules may move."""
+    import cwmp_profiler.meters as contract
+
+    source = (PLUGIN / "src/cwmp_meter_shelly/__init__.py").read_text()
+    assert not re.findall(r"from cwmp_profiler\.(?!meters import)", source)
+    for name in contract.__all__:
+        assert getattr(contract, name).__doc__ or name == "Kind"
+
+
+def test_the_contract_costs_no_library_at_import():
+    code = "import sys, cwmp_profiler.meters; print([m for m in ('numpy', 'torch', 'pydantic', 'pynvml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

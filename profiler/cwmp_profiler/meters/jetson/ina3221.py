@@ -21,15 +21,23 @@ from cwmp_profiler.boards import Board, detect_board
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
-from cwmp_profiler.meters.jetson.rails import RailMeaning, meanings
+from cwmp_profiler.meters.jetson.rails import RailMeaning, meanings, unknown
 from cwmp_profiler.meters.pace import find_pace
-from cwmp_profiler.meters.sysfs import GarbageError, children, optional_number, optional_text, read_number, read_text
+from cwmp_profiler.meters.sysfs import (
+    ForbiddenError,
+    GarbageError,
+    children,
+    optional_number,
+    optional_text,
+    read_number,
+    read_text,
+)
 
 DEFAULT_UPDATE_S: Final = 0.0066
 """Conversion time of three channels at the chip's power-on settings (1.1 ms for each voltage)."""
 
 MAX_RAIL_W: Final = 300.0
-"""No Jetson rail carries more; a value beyond is a failed read of the bus."""
+"""No Jetson rail carries more (refused by `bounds`): a value beyond is a failed read of the bus."""
 
 LEAST_SAMPLE_S: Final = 0.05
 """Samples are taken at least this far apart, even where density matters more than their cost."""
@@ -57,18 +65,12 @@ class Channel:
         """Return watts.
 
         Raises:
-            MeterError: If a file cannot be read or the product cannot be the power of a rail.
+            MeterError: If a file cannot be read.
         """
         product = 1.0
         for path in self.files:
             product *= read_number(path)
-        watts = product * self.scale
-        # The shunt amplifier is bidirectional with an offset of its own: a rail at rest may read slightly below zero.
-        if not -0.05 * MAX_RAIL_W <= watts <= MAX_RAIL_W:
-            raise MeterError(
-                f"rail {self.label} read {watts:g} W ({self.files[0]}), which no Jetson rail carries; read failed"
-            )
-        return watts
+        return product * self.scale
 
 
 class Ina3221Meter(Meter):
@@ -98,6 +100,7 @@ class Ina3221Meter(Meter):
             for channel in channels
         )
         self.notes = tuple(notes)
+        self.no_total = unknown(table)
         pace = find_pace(self, LEAST_SAMPLE_S)
         self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
 
@@ -126,8 +129,14 @@ class Factory(MeterFactory):
     devices = ("jetson", "cpu", "cuda")
     rank = 20
 
+    def open_for(self, context: MeterContext, device: str) -> Meter:
+        """Open the board's rails, which hold its one GPU."""
+        if (match := re.fullmatch(r"cuda:(\d+)", device)) and int(match[1]) > 0:
+            raise MeterUnavailableError(f"{device} was asked for, but a Jetson has one GPU", "name cuda:0")
+        return self.open(context)
+
     def open(self, context: MeterContext) -> Meter:
-        """Open every wired channel.
+        """Open every wired channel that answers.
 
         Raises:
             MeterUnavailableError: If there is no sensor or it may not be read.
@@ -144,6 +153,7 @@ class Factory(MeterFactory):
             raise _unreadable(drivers, error) from error
         if not any(channel.files[0].name != "power1_input" for channel in found):
             raise _no_sensor(drivers, board)
+        found, silent = _answering(found, board, drivers)
         labels = [channel.label for channel in found]
         doubles = {label for label in labels if labels.count(label) > 1}
         if doubles:
@@ -153,9 +163,30 @@ class Factory(MeterFactory):
             )
         table, notes = meanings(board.key if board else "unknown", labels)
         try:
-            return Ina3221Meter(found, table, context.clock, notes)
+            return Ina3221Meter(found, table, context.clock, [*notes, *silent])
         except MeterError as error:
             raise _unreadable(drivers, error) from error
+
+
+def _answering(channels: list[Channel], board: Board | None, drivers: Path) -> tuple[list[Channel], list[str]]:
+    """Return the channels that answer, and a note for each that does not, though a rail that contains it does.
+
+    Raises:
+        MeterUnavailableError: If a total would lack what does not answer.
+    """
+    failed: dict[str, MeterError] = {}
+    for channel in channels:
+        try:
+            channel.read_w()
+        except MeterError as error:
+            failed[channel.label] = error
+    table, _ = meanings(board.key if board else "unknown", [channel.label for channel in channels])
+    for label, failure in failed.items():
+        answering = set(table) - failed.keys()
+        if isinstance(failure, ForbiddenError) or answering.isdisjoint(table[label].inside):
+            raise _unreadable(drivers, failure)
+    notes = [f"rail {label} cannot be read and is left out: {str(failed[label]).partition(';')[0]}" for label in failed]
+    return [channel for channel in channels if channel.label not in failed], notes
 
 
 def _iio_channels(driver: Path) -> Iterator[Channel]:

@@ -105,6 +105,18 @@ INPUTS: Final = ("VIN", "VDD_MUX", "VDD_IN", "POM_5V_IN")
 """Labels that are an input of everything else on any board, widest first."""
 
 
+_UNKNOWN: Final = "not in the rail table"
+
+
+def unknown(found: Mapping[str, RailMeaning]) -> str:
+    """Say why rails of these meanings must not be added up; empty if they may."""
+    roots = [label for label, meaning in found.items() if found.keys().isdisjoint(meaning.inside)]
+    strange = [label for label in roots if found[label].meaning == _UNKNOWN and not found[label].total]
+    if not strange or len(roots) < 2:
+        return ""
+    return f"whether {', '.join(strange)} is inside another of {', '.join(roots)} is not known"
+
+
 def meanings(board: str, labels: Iterable[str]) -> tuple[dict[str, RailMeaning], list[str]]:
     """Say what each label of a board means.
 
@@ -132,8 +144,8 @@ def meanings(board: str, labels: Iterable[str]) -> tuple[dict[str, RailMeaning],
             found[label] = table[label]
             continue
         inputs = tuple(name for name in INPUTS if name in labels and name != label)
-        found[label] = RailMeaning("other", "not in the rail table", tuple(reversed(inputs)), total=label in INPUTS)
-        place = f"taken as a part of {inputs[-1]}" if inputs else "added to the total as a rail of its own"
+        found[label] = RailMeaning("other", _UNKNOWN, tuple(reversed(inputs)), total=label in INPUTS)
+        place = f"taken as a part of {inputs[-1]}" if inputs else "what contains it is not known"
         notes.append(f"rail {label} is not in the table of board {board!r}: {place}")
     if not any(meaning.total for meaning in found.values()):
         notes.append(

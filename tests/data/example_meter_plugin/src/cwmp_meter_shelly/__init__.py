@@ -15,8 +15,15 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from cwmp_profiler.errors import MeterError
-from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.meters import (
+    Meter,
+    MeterContext,
+    MeterError,
+    MeterFactory,
+    MeterUnavailableError,
+    Rail,
+    Reading,
+)
 
 JOULES_PER_MILLIWATT_HOUR = 3.6
 Fetch = Callable[[str], bytes]
