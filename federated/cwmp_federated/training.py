@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from cwmp_federated.client.learning import State, evaluate, load_state, parameter_shapes
 from cwmp_federated.client.meter import RoundMeter
 from cwmp_federated.client.setup import Setup, make_setup
+from cwmp_federated.client.trial import trial_step
 from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
@@ -293,6 +294,7 @@ def run_training(
     logging.getLogger("flwr").setLevel(logging.ERROR)
     fast.load()
     setup = make_setup(config)
+    trial_step(setup)
     for profile in dict.fromkeys(setup.profiles):
         setup.energy(profile)
         setup.budget(profile)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from cwmp_federated.client.learning import batches, evaluate, first_gradient, load_state, state_of, train
+from cwmp_federated.client.learning import batches, evaluate, first_gradient, load_state, put_back, state_of, train
 from cwmp_federated.client.mod import Client, CwmpMod, round_of, setup_of
-from cwmp_federated.client.setup import generator
+from cwmp_federated.client.setup import generator, number
 from cwmp_federated.wire import records as wire
 
 app = ClientApp()
@@ -23,8 +24,17 @@ app = ClientApp()
 def train_client(message: Message, context: Context) -> Message:
     """Train the model of the message on this client's images; return all arrays, changed."""
     setup = setup_of(context)
-    client, config, model = Client(context, setup), setup.config, setup.model
+    client = Client(context, setup)
+    with torch.random.fork_rng(devices=[]):
+        # What a model draws while it trains (dropout) depends on round and client, not on what this process did before.
+        torch.manual_seed(number(setup.config.seed, round_of(message), client.index, 3))
+        return _train(client, message)
+
+
+def _train(client: Client, message: Message) -> Message:
+    setup, config, model = client.setup, client.config, client.setup.model
     load_state(model, wire.to_state(message.content.array_records[wire.ARRAYS]))
+    put_back(model, setup.home)
     images, labels = setup.images(client.index)
     plan = batches(
         len(labels),

@@ -290,7 +290,7 @@ def training_flops(model: nn.Module, images: torch.Tensor) -> int:
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     with _FlopCounter() as counter:
-        torch.autograd.grad(model(images).sum(), parameters)
+        torch.autograd.grad(model(images).sum(), parameters, allow_unused=True)
     for buffer, value in zip(model.buffers(), saved, strict=True):
         buffer.copy_(value)
     return int(counter.flops)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import UninitializedTensorMixin
 
 from cwmp_costmodels.networks.builtin import MODELS
 from cwmp_costmodels.networks.source import load_model
 from cwmp_federated.data.datasets import Dataset
 from cwmp_federated.errors import FederatedError
+from cwmp_selector.update import add_at
 
 State = OrderedDict[str, Tensor]
 """Trainable parameters and floating-point buffers by name: what federated averaging averages."""
@@ -50,16 +55,53 @@ def build_model(spec: str, dataset: Dataset, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = load_model(spec, **options)
+        # Lazy layers draw their weights in this first pass, so it belongs under the seed.
+        out = call_model(model.eval(), dataset.test_x[:2], spec)
+    check_logits(out, 2, dataset.classes, spec)
+    with contextlib.suppress(RuntimeError, TypeError):
+        # `module:name` may be a module itself, which is its owner's; what cannot be copied was made by a callable.
+        model = copy.deepcopy(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise FederatedError(
+                f"{name} of model {spec} is lazy and was not used for two images; leave it out, or give it a shape"
+            )
+    return model
+
+
+def call_model(model: nn.Module, images: Tensor, spec: str) -> Any:
+    """Return what a model makes of images, without gradients.
+
+    Raises:
+        FederatedError: If the model's own code fails; it may raise anything.
+    """
     try:
         with torch.no_grad():
-            shape = tuple(model.eval()(dataset.test_x[:2]).shape)
-    except RuntimeError as error:
+            return model(images)
+    except Exception as error:  # the user's own code runs here; --debug shows where
         raise FederatedError(
-            f"model {spec} does not take images of shape {dataset.input_shape} ({error}); choose another --model"
-        ) from None
-    if shape != (2, dataset.classes):
-        raise FederatedError(f"model {spec} returns shape {shape} for 2 images, expected (2, {dataset.classes})")
-    return model
+            f"model {spec} does not take images of shape {tuple(images.shape[1:])} "
+            f"({type(error).__name__}: {error}); choose another --model"
+        ) from error
+
+
+def check_logits(out: object, count: int, classes: int, spec: str) -> None:
+    """Refuse what is not one row of logits an image (FederatedError)."""
+    if not isinstance(out, Tensor):
+        raise FederatedError(
+            f"model {spec} returns a {type(out).__name__}, expected a tensor of logits; wrap it so that it returns those alone"
+        )
+    if tuple(out.shape) != (count, classes):
+        raise FederatedError(
+            f"model {spec} returns shape {tuple(out.shape)} for {count} images, expected ({count}, {classes})"
+        )
+    if not out.is_floating_point():
+        raise FederatedError(f"model {spec} returns {out.dtype}, expected floating-point logits")
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Return whether a parameter or buffer has no shape yet."""
+    return isinstance(tensor, UninitializedTensorMixin)
 
 
 def state_of(model: nn.Module) -> State:
@@ -83,19 +125,38 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def parameter_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the trainable parameters."""
-    return tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the trainable parameters by name."""
     return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
+def buffer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the buffers that travel, by name: floating-point ones that the model's state declares."""
+    return {name: tuple(b.shape) for name, b in _buffers(model)}
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    declared = model.state_dict(keep_vars=True).keys()
+    yield from ((name, b) for name, b in model.named_buffers() if b.is_floating_point() and name in declared)
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, p) for name, p in model.named_parameters() if p.requires_grad)
-    yield from ((name, b) for name, b in model.named_buffers() if b.is_floating_point())
+    yield from _buffers(model)
+
+
+def left_at_home(model: nn.Module) -> State:
+    """Return a copy of the buffers that do not travel: counters, and what the model's state does not declare."""
+    travelling = {name for name, _ in _buffers(model)}
+    return OrderedDict((name, b.detach().clone()) for name, b in model.named_buffers() if name not in travelling)
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Set buffers to what they were: a client's round depends on what the server sent, not on whom the model served before."""
+    own = dict(model.named_buffers())
+    for name, value in buffers.items():
+        own[name].copy_(value)
 
 
 def batches(count: int, batch_size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
@@ -156,7 +217,7 @@ def train(
     total = torch.zeros(())
     for batch in plan:
         loss = functional.cross_entropy(model(images[batch]), labels[batch])
-        step(torch.autograd.grad(loss, list(parameters.values())))
+        step(gradients_of(loss, parameters.values()))
         total += loss.detach()
     mean = float(total) / len(plan) if plan else math.nan
     if not math.isfinite(mean):
@@ -170,10 +231,22 @@ def first_gradient(model: nn.Module, images: Tensor, labels: Tensor, batch: Tens
     model.train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     loss = functional.cross_entropy(model(images[batch]), labels[batch])
-    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    gradients = gradients_of(loss, parameters.values())
     for buffer, value in zip(model.buffers(), saved, strict=True):
         buffer.copy_(value)
-    return dict(zip(parameters, gradients, strict=True))
+    return {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def gradients_of(loss: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return dense gradients; None for a parameter that the loss does not depend on, which no optimiser of torch moves."""
+    wanted = list(parameters)
+    if not loss.requires_grad:
+        return (None,) * len(wanted)
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return tuple(None if g is None else g.to_dense() if g.layout != torch.strided else g for g in found)
 
 
 @torch.no_grad()
@@ -190,7 +263,10 @@ def evaluate(model: nn.Module, dataset: Dataset) -> tuple[float, float]:
 
 
 class _Optimizer:
-    """SGD, momentum or Adam over all entries, or over the kept ones only: the rest of a tensor is never written."""
+    """SGD, momentum or Adam over all entries, or over the kept ones only: the rest of a tensor is never written.
+
+    As torch's own, it leaves a parameter without a gradient alone, its state included.
+    """
 
     def __init__(
         self,
@@ -199,40 +275,39 @@ class _Optimizer:
         learning_rate: float,
         kept: Mapping[str, Tensor] | None,
     ) -> None:
-        self.kind, self.learning_rate, self.steps = kind, learning_rate, 0
-        self.sparse = kept is not None
-        self.flat = [p.detach().view(-1) for p in parameters.values()]
-        self.kept = [kept[name] for name in parameters] if kept is not None else []
-        sizes = [len(index) for index in self.kept] if self.sparse else [f.numel() for f in self.flat]
-        tensors = {"sgd": 0, "momentum": 1, "adam": 2}[kind]
-        self.state = [[torch.zeros(size) for size in sizes] for _ in range(tensors)]
+        self.kind, self.learning_rate = kind, learning_rate
+        self.targets = [p.detach() for p in parameters.values()]
+        self.kept = [None if kept is None else kept[name] for name in parameters]
+        count = {"sgd": 0, "momentum": 1, "adam": 2}[kind]
+        self.state = [
+            [torch.zeros_like(p) if index is None else p.new_zeros(len(index)) for _ in range(count)]
+            for p, index in zip(self.targets, self.kept, strict=True)
+        ]
+        self.steps = [0] * len(self.targets)
 
     @torch.no_grad()
-    def __call__(self, gradients: tuple[Tensor, ...]) -> None:
-        self.steps += 1
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        if self.sparse:
-            flat = [gradient[index] for gradient, index in zip(flat, self.kept, strict=True)]
-        moves, scale = self._moves(flat)
-        if self.sparse:
-            for target, index, move in zip(self.flat, self.kept, moves, strict=True):
-                target[index] = target[index] - scale * move
-        else:
-            for target, move in zip(self.flat, moves, strict=True):
-                target.add_(move, alpha=-scale)
+    def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            self.steps[i] += 1
+            index = self.kept[i]
+            if index is None:
+                move, scale = self._move(i, gradient)
+                self.targets[i].add_(move, alpha=-scale)
+            else:
+                move, scale = self._move(i, gradient.reshape(-1)[index])
+                add_at(self.targets[i], index, move, -scale)
 
-    def _moves(self, gradients: list[Tensor]) -> tuple[list[Tensor], float]:
+    def _move(self, i: int, gradient: Tensor) -> tuple[Tensor, float]:
         if self.kind == "sgd":
-            return gradients, self.learning_rate
-        first = self.state[0]
+            return gradient, self.learning_rate
         if self.kind == "momentum":
-            for velocity, gradient in zip(first, gradients, strict=True):
-                velocity.mul_(_MOMENTUM).add_(gradient)
-            return first, self.learning_rate
-        second = self.state[1]
-        moves = []
-        for m, v, gradient in zip(first, second, gradients, strict=True):
-            m.lerp_(gradient, 1 - _BETA_1)
-            v.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
-            moves.append(m / (v.sqrt() / math.sqrt(1 - _BETA_2**self.steps) + _EPSILON))
-        return moves, self.learning_rate / (1 - _BETA_1**self.steps)
+            (velocity,) = self.state[i]
+            velocity.mul_(_MOMENTUM).add_(gradient)
+            return velocity, self.learning_rate
+        m, v = self.state[i]
+        m.lerp_(gradient, 1 - _BETA_1)
+        v.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
+        move = m / (v.sqrt() / math.sqrt(1 - _BETA_2 ** self.steps[i]) + _EPSILON)
+        return move, self.learning_rate / (1 - _BETA_1 ** self.steps[i])

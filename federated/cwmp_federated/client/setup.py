@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cwmp_federated.client.energy import ClientEnergy
-from cwmp_federated.client.learning import State, build_model, state_of
+from cwmp_federated.client.learning import State, build_model, left_at_home, state_of
 from cwmp_federated.data.datasets import Dataset, load_dataset
 from cwmp_federated.data.partitions import Indices, partition
 from cwmp_federated.errors import FederatedError
@@ -32,6 +32,7 @@ class Setup:
         profiles: Profile by client.
         model: A model to train with; its weights are loaded before each use.
         initial: The weights that a run starts from.
+        home: Buffers that do not travel, as the model was built.
     """
 
     config: RunConfig
@@ -40,6 +41,7 @@ class Setup:
     profiles: list[str]
     model: nn.Module
     initial: State
+    home: State
     _energies: dict[str, ClientEnergy] = field(default_factory=dict)
 
     def energy(self, profile: str) -> ClientEnergy:
@@ -81,6 +83,7 @@ def make_setup(config: RunConfig) -> Setup:
         profiles=assign_profiles(parse_mix(config.profile), config.clients, config.seed),
         model=model,
         initial=state_of(model),
+        home=left_at_home(model),
     )
 
 

@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from cwmp_federated.client.setup import Setup, make_setup
+from cwmp_federated.client.trial import trial_step
 from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.checkpoint import PARTITION, RunStore
@@ -31,6 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = context.run_config
     config = RunConfig.from_run_config(settings)
     setup = make_setup(config)
+    trial_step(setup)
     folder, resume = str(settings.get("output-dir", "")), bool(settings.get("resume", False))
     store = _store(Path(folder), setup, resume=resume) if folder else None
     if resume and store is None:
