@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from cwmp_costmodels.networks.builtin import MODELS
 from cwmp_costmodels.networks.source import load_model
@@ -97,11 +97,6 @@ def check_logits(out: object, count: int, classes: int, spec: str) -> None:
         )
     if not out.is_floating_point():
         raise FederatedError(f"model {spec} returns {out.dtype}, expected floating-point logits")
-
-
-def is_lazy(tensor: Tensor) -> bool:
-    """Return whether a parameter or buffer has no shape yet."""
-    return isinstance(tensor, UninitializedTensorMixin)
 
 
 def state_of(model: nn.Module) -> State:

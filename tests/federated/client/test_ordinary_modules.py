@@ -37,11 +37,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("name", ORDINARY)
+# torch's Adam takes no sparse gradients: there is no oracle.
+STEPS = [(n, k) for n in ORDINARY for k in ("sgd", "momentum", "adam") if (n, k) != ("sparse_embedding", "adam")]
+
+
+@pytest.mark.parametrize(("name", "kind"), STEPS)
 def test_a_module_takes_the_steps_that_torchs_optimiser_takes(name, kind):
-    if name == "sparse_embedding" and kind == "adam":
-        pytest.skip("torch's Adam takes no sparse gradients: there is no oracle")
     model = build_model(spec(name), DATA, 0)
     oracle = build_model(spec(name), DATA, 0)
     oracle.train()
