@@ -19,7 +19,7 @@ from cwmp_costmodels.networks.builtin import MODELS
 from cwmp_costmodels.networks.source import load_model
 from cwmp_federated.data.datasets import Dataset
 from cwmp_federated.errors import FederatedError
-from  import add_at
+from cwmp_profiler.kernels.scatter import add_at
 
 State = OrderedDict[str, Tensor]
 """Trainable parameters and floating-point buffers by name: what federated averaging averages."""
