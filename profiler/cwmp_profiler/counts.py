@@ -91,6 +91,15 @@ FUSED_STEPS: Mapping[str, Kernel] = {
 }
 """Arithmetic of one sparse step by `cwmp_profiler.kernels`, per chosen entry; the one tensor streamed is the values."""
 
+WEIGHT_DECAY = Kernel(2, 1, 2, in_place=False)
+"""Weight decay as `torch.optim` does it for SGD and Adam: a new gradient g + decay * p, before the step."""
+
+ZERO_GRAD = (Kernel(0, 1, 0, in_place=False), Kernel(2, 1, 1))
+"""Gradients that are zeroed and added to, instead of dropped and written afresh (`set_to_none=False`)."""
+
+SELECT = Kernel(1, 0, 1)
+"""The least that a selection does: it reads every gradient entry and compares it."""
+
 INDEX_BYTES = 8
 """Bytes of one torch index (int64)."""
 
@@ -172,10 +181,17 @@ def scattered(
 
 
 def dense_update(
-    n: int, level: str, optimizer: Optimizer, *, entry_bytes: int = 4, processor_caches: bool = False
+    n: int,
+    level: str,
+    optimizer: Optimizer,
+    *,
+    entry_bytes: int = 4,
+    processor_caches: bool = False,
+    weight_decay: bool = False,
 ) -> Counts:
     """Return the counts of one dense optimiser step over n entries whose working set lives at `level`."""
-    return _elementwise(n, level, DENSE_KERNELS[optimizer], entry_bytes, processor_caches=processor_caches)
+    kernels = ((WEIGHT_DECAY,) if weight_decay else ()) + DENSE_KERNELS[optimizer]
+    return elementwise(n, level, kernels, entry_bytes, processor_caches=processor_caches)
 
 
 def sparse_update(
@@ -188,6 +204,7 @@ def sparse_update(
     line_bytes: int = 64,
     temporary_level: str | None = None,
     processor_caches: bool = False,
+    weight_decay: bool = False,
 ) -> Counts:
     """Return the counts of one sparse optimiser step that updates k of n entries, given their indices and values.
 
@@ -204,18 +221,22 @@ def sparse_update(
         line_bytes: Bytes of a line.
         temporary_level: Memory level of the k-sized temporaries; None takes `level`.
         processor_caches: Whether the device is counted as a processor (see the module).
+        weight_decay: Whether the chosen entries decay: the parameter is gathered for it, from lines that the step touches anyway.
     """
     near = temporary_level or level
     states = STATE_TENSORS[optimizer]
     gathers = stream(
         near, read_bytes=states * k * INDEX_BYTES, written_bytes=states * k * entry_bytes, launches=float(states)
     )
+    if weight_decay:
+        gathers = add(gathers, stream(near, read_bytes=k * INDEX_BYTES, written_bytes=k * entry_bytes))
     scatters = stream(near, read_bytes=(1 + states) * k * (INDEX_BYTES + entry_bytes), launches=1.0 + states)
     touched = scattered(n, k, level, entry_bytes=entry_bytes, line_bytes=line_bytes, processor_caches=processor_caches)
     apply = {**scale(touched, 1.0 + states), "elem_float32": 2.0 * k}
     if processor_caches:
-        apply["index"] = (1.0 + 2.0 * states) * k
-    work = _elementwise(k, near, SPARSE_KERNELS[optimizer], entry_bytes, processor_caches=processor_caches)
+        apply["index"] = (1.0 + 2.0 * states + weight_decay) * k
+    kernels = ((WEIGHT_DECAY,) if weight_decay else ()) + SPARSE_KERNELS[optimizer]
+    work = elementwise(k, near, kernels, entry_bytes, processor_caches=processor_caches)
     return add(gathers, work, scatters, apply)
 
 
@@ -271,9 +292,10 @@ def blend(shares: Mapping[str, float], counts_at: Callable[[str], Counts]) -> Co
     return add(*(scale(counts_at(level), share) for level, share in shares.items()))
 
 
-def _elementwise(
+def elementwise(
     n: float, level: str, kernels: tuple[Kernel, ...], entry_bytes: int, *, processor_caches: bool
 ) -> Counts:
+    """Return the counts of kernels over n entries that live at `level`."""
     reads = sum(kernel.reads - (processor_caches and kernel.in_place) for kernel in kernels)
     counts = stream(
         level,

@@ -57,6 +57,18 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
         f"dense       {si(sum(dense.values()), 'J')} for all {entries:,} entries ({parts})",
         f"budget      {si(gain.budget_j, 'J')} is what Top-K spends on {gain.top_k.kept:,.0f} entries",
     ]
+    always = {cause: joules for cause, joules in costs.always_j().items() if joules}
+    if always:
+        told = ", ".join(f"{cause} {si(joules, 'J')}" for cause, joules in always.items())
+        lines.append(
+            f"always      {told} a round whatever is kept (select: one read of every gradient entry, at least)"
+        )
+    turns = [turn for name in costs.names() if (turn := costs.dense_from(name)) is not None]
+    if turns:
+        lines.append(
+            f"write       scatter below, dense above a density of {min(turns):.2g} to {max(turns):.2g} by tensor "
+            f"(joules of the device; {len(turns)} of {len(costs.names())} tensors)"
+        )
     if costs.burst_j():
         lines.append(f"burst       {si(costs.burst_j(), 'J')} once per payload: promotion and tail of the radio")
     tied = {name: layer.tensor.tied for name, layer in costs.layers.items() if layer.tensor.tied}
@@ -95,6 +107,7 @@ def costs_json(costs: LayerCosts, gain: Gain, *, model: str, warnings: list[str]
         "dense_j": costs.dense_j(),
         "dense_parts_j": costs.parts_j(everything),
         "burst_j": costs.burst_j(),
+        "always_j": costs.always_j(),
         "gradient": None if costs.gradient is None else asdict(costs.gradient),
         "gain": gain.to_json(),
         "remarks": list(costs.remarks),
@@ -118,6 +131,7 @@ def _row(costs: LayerCosts, name: str) -> dict[str, Any]:
         "marginal_j": costs.marginal_j(name, density),
         "parts_j": layer.entry_parts_j(kept),
         "fixed_j": costs.fixed_j(name),
+        "dense_from": costs.dense_from(name),
         "sources_j": layer.sources_j(kept),
         "factor": {"value": factor.value, "time": factor.time_value, "key": factor.key},
     }

@@ -30,6 +30,13 @@ class StaticName(StrEnum):
     excluded = "excluded"
 
 
+class DecayName(StrEnum):
+    """What `--state-decay` takes."""
+
+    lazy = "lazy"
+    dense = "dense"
+
+
 class ResidencyName(StrEnum):
     """What `--residency` takes."""
 
@@ -66,6 +73,14 @@ def costs(
     residency: Annotated[
         ResidencyName, typer.Option(help="What decides where a tensor lives: the whole step, or each tensor.")
     ] = ResidencyName.step,
+    state_decay: Annotated[
+        DecayName,
+        typer.Option(help="Momentum and moments of entries not kept: left alone (lazy), or decayed by a dense step."),
+    ] = DecayName.lazy,
+    weight_decay: Annotated[bool, typer.Option("--weight-decay", help="Weights decay in each step.")] = False,
+    zero_grad: Annotated[
+        bool, typer.Option("--zero-grad", help="Gradients are zeroed and added to, not dropped (set_to_none=False).")
+    ] = False,
     gradient_flops: Annotated[
         bool, typer.Option("--gradient-flops", help="Add the weight gradient's arithmetic, counted with an example.")
     ] = False,
@@ -97,6 +112,9 @@ def costs(
         density=density,
         index_code=index_code,  # type: ignore[arg-type]  # Scenario refuses anything else
         residency=residency.value,
+        state_decay=state_decay.value,
+        weight_decay=weight_decay,
+        zero_grad=zero_grad,
     )
     inputs = _example(network, model, batch) if gradient_flops else None
     with warnings.catch_warnings(record=True) as caught:

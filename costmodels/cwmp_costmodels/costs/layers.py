@@ -58,7 +58,18 @@ class LayerCosts:
         """What a reader must know: derived and missing coefficients, the radio's own remarks."""
         radio = self._links.radio
         own = () if radio is None else tuple(f"radio {radio.name}: {remark}" for remark in radio.remarks)
-        return (*self._prices.remarks, *own)
+        return (*self._prices.remarks, *self._decay_remarks(), *own)
+
+    def _decay_remarks(self) -> tuple[str, ...]:
+        if not self.scenario.decays:
+            return ()
+        what = "weights" if self.scenario.optimizer == "sgd" else f"the state of {self.scenario.optimizer}"
+        lazy = (
+            f"state_decay lazy: {what} decays where entries are kept only; a zero-filled gradient through torch.optim decays it "
+            "everywhere, which is state_decay='dense'"
+        )
+        dense = f"state_decay dense: {what} decays everywhere, so each touched tensor pays a whole dense step once"
+        return (dense if self.scenario.state_decay == "dense" else lazy,)
 
     def names(self) -> tuple[str, ...]:
         """Return the parameter names, as in `model.named_parameters()`."""
@@ -156,6 +167,21 @@ class LayerCosts:
         if any(kept.values()):
             total["fixed"] += self.burst_j()
         return total
+
+    def always_j(self) -> dict[str, float]:
+        """Return the joules that a round spends whatever is kept, by cause: `select`, `zero_grad`. No budget of entries pays them.
+
+        `select` is one read of every gradient entry and one comparison: the least that a rule does.
+        """
+        total = {"select": 0.0, "zero_grad": 0.0}
+        for layer in self.layers.values():
+            for cause, joules in layer.always_j().items():
+                total[cause] += joules
+        return total
+
+    def dense_from(self, name: str) -> float | None:
+        """Return the density from which writing the whole tensor densely, zeros included, beats scattering; None if it never does."""
+        return self._layer(name).dense_from()
 
     def dense_j(self) -> float:
         """Return the joules of keeping everything: dense kernels, values without positions."""

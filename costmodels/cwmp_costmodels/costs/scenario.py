@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cwmp_costmodels.radio import Code, Framing, Radio
 
 Residency = Literal["step", "tensor"]
+Decay = Literal["lazy", "dense"]
 INDEX_CODES = ("entropy", "rice", "leb128", "coo", "bitmask")
 """Codes that send positions; `dense` of the radio's codes sends none."""
 
@@ -37,6 +38,11 @@ class Scenario:
         residency: What decides where a tensor lives between two updates: the working set of the whole `step` (a cache that
             the step sweeps over holds all of it or nothing), or each `tensor` for itself (a cache or scratchpad that
             keeps small tensors).
+        state_decay: What a step does to entries that were not kept. `lazy`: nothing, momentum, moments and weights decay where an
+            entry is kept (a step over chosen entries, as federated clients here do). `dense`: all of a touched tensor decays
+            (a gradient that is zero elsewhere goes through `torch.optim`). Alike for plain SGD without weight decay.
+        weight_decay: Whether weights decay in each step.
+        zero_grad: Whether gradients are zeroed and added to; `torch` drops them and writes them afresh unless told otherwise.
     """
 
     radio: str | os.PathLike[str] | Radio | None = None
@@ -50,6 +56,9 @@ class Scenario:
     rate_down_bps: float | None = None
     framing: Framing | None = None
     residency: Residency = "step"
+    state_decay: Decay = "lazy"
+    weight_decay: bool = False
+    zero_grad: bool = False
 
     def __post_init__(self) -> None:
         """Check every field. Raises ScenarioError."""
@@ -62,10 +71,20 @@ class Scenario:
             raise ScenarioError(f"density is the share of entries kept, above 0 and at most 1, got {self.density!r}")
         if self.residency not in get_args(Residency):
             raise ScenarioError(f"no residency {self.residency!r}; give one of {', '.join(get_args(Residency))}")
+        if self.state_decay not in get_args(Decay):
+            raise ScenarioError(f"no state_decay {self.state_decay!r}; give one of {', '.join(get_args(Decay))}")
+        for name in ("weight_decay", "zero_grad"):
+            if not isinstance(getattr(self, name), bool):
+                raise ScenarioError(f"{name} is True or False, got {getattr(self, name)!r}")
         if self.index_code not in INDEX_CODES:
             raise ScenarioError(
                 f"no index_code {self.index_code!r} for positions; give another code: {', '.join(INDEX_CODES)}"
             )
+
+    @property
+    def decays(self) -> bool:
+        """Whether a step leaves state or weights to decay, so that `state_decay` makes a difference."""
+        return self.weight_decay or STATE_TENSORS[self.optimizer] > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,9 @@ A kept entry of a tensor with n entries, k of them kept, costs
 divided by k. Operator calls (launches) are paid once per touched tensor, promotion and tail of the radio once per payload;
 they stand apart as fixed joules. A tensor that is kept whole takes the dense kernels and sends no positions.
 
+Where the scenario decays densely, a kept entry is scattered into a gradient that is zero elsewhere, and the zeroing and the whole
+dense step that follows are paid once per touched tensor.
+
 A table asks what k entries at random places cost. A selection asks for prices that add up: joules by entry, by line really touched,
 and by tensor (`Tiers`). What does not add up, where the small temporaries live and which lines are fetched ahead, is taken as it is at
 the scenario's density.
@@ -25,11 +28,16 @@ from cwmp_costmodels.networks.inspect import TensorInfo
 from cwmp_costmodels.profile.factors import Factor
 from cwmp_costmodels.profile.prices import Prices
 from cwmp_profiler.counts import (
+    SELECT,
     STATE_TENSORS,
+    ZERO_GRAD,
     Counts,
+    Kernel,
     Optimizer,
+    add,
     blend,
     dense_update,
+    elementwise,
     lines_touched,
     scale,
     scattered,
@@ -162,7 +170,8 @@ class LayerCost:
                 ),
             )
 
-        own = counts(self.shares or {self.level: 1.0}, 1 + STATE_TENSORS[self.scenario.optimizer])
+        states = 0 if self._decays_whole else STATE_TENSORS[self.scenario.optimizer]
+        own = counts(self.shares or {self.level: 1.0}, 1 + states)
         if not self.scenario.receivers:
             return [own]
         return [own, counts(self.receiver_shares or {self.receiver_level: 1.0}, 1)]
@@ -181,11 +190,75 @@ class LayerCost:
             joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
             for cause, part in (("memory", "memory"), ("compute", "compute"), ("fixed", "launch")):
                 parts[cause] += times * joules[part]
+        if self._decays_whole and kept < self.tensor.numel:
+            parts["fixed"] += self._whole_step_j()
         if self.gradient_flops:
             flops = self.gradient_flops * kept * self.scenario.local_steps
             parts["compute"] += flops * self.prices.price(f"flop_{self.tensor.dtype}").joules()
         parts["uplink"], parts["downlink"] = self._air_j(self.bits(kept))
         return parts
+
+    def dense_from(self) -> float | None:
+        """Return the density from which a dense write of the whole tensor, zeros included, takes fewer joules than the scatter.
+
+        None if the scatter is cheaper at every density. The radio, which sends the chosen entries either way, is left out.
+        """
+        whole_j = sum(self.parts_j(self.tensor.numel)[cause] for cause in ("memory", "compute", "fixed"))
+
+        def dearer(kept: float) -> bool:
+            parts = self.parts_j(kept)
+            return parts["memory"] + parts["compute"] + parts["fixed"] > whole_j
+
+        low, high = 0.0, self.tensor.numel * (1 - 1e-9)
+        if self.tensor.numel < 2 or not dearer(high):
+            return None
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if dearer(middle) else (middle, high)
+        return high / self.tensor.numel
+
+    @property
+    def _decays_whole(self) -> bool:
+        return self.scenario.state_decay == "dense" and self.scenario.decays
+
+    def _whole_step_j(self) -> float:
+        """Return the joules of zeroing a gradient and stepping densely, all local steps."""
+        factor, caches = self.factors["dense"], self.prices.profile.device.info().processor_caches
+        zero = blend(
+            self.shares or {self.level: 1.0},
+            lambda level: elementwise(
+                self.tensor.numel, level, ZERO_GRAD[:1], self.tensor.entry_bytes, processor_caches=caches
+            ),
+        )
+        step = self._counts(
+            self.tensor.numel,
+            self.shares or {self.level: 1.0},
+            self.scenario.optimizer,
+            None,
+            weight_decay=self.scenario.weight_decay,
+        )
+        counts = add(zero, step)
+        joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
+        return self.scenario.local_steps * sum(joules.values())
+
+    def always_j(self) -> dict[str, float]:
+        """Return the joules that are spent whatever is kept: `select` once, `zero_grad` in every local step.
+
+        Selecting is counted as one read and one comparison of every gradient entry, the least that any rule does.
+        """
+        caches = self.prices.profile.device.info().processor_caches
+
+        def joules(kernels: tuple[Kernel, ...]) -> float:
+            counts = blend(
+                self.shares or {self.level: 1.0},
+                lambda level: elementwise(
+                    self.tensor.numel, level, kernels, self.tensor.entry_bytes, processor_caches=caches
+                ),
+            )
+            return sum(self.prices.joules(counts).values())
+
+        zeroing = self.scenario.local_steps * joules(ZERO_GRAD) if self.scenario.zero_grad else 0.0
+        return {"select": joules((SELECT,)), "zero_grad": zeroing}
 
     def bits(self, kept: float) -> float:
         """Return the modelled payload bits, values and positions."""
@@ -240,7 +313,10 @@ class LayerCost:
     def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
         scenario = self.scenario
         mode = "dense" if kept == self.tensor.numel else "sparse"
-        own = self._counts(kept, self.shares or {self.level: 1.0}, scenario.optimizer, temporaries_of)
+        scattered_only = self._decays_whole and mode == "sparse"
+        optimizer = "sgd" if scattered_only else scenario.optimizer
+        decay = scenario.weight_decay and not scattered_only
+        own = self._counts(kept, self.shares or {self.level: 1.0}, optimizer, temporaries_of, weight_decay=decay)
         updates = [(scenario.local_steps, self.factors[mode], own)]
         if scenario.receivers:
             theirs = self._counts(kept, self.receiver_shares or {self.receiver_level: 1.0}, "sgd", temporaries_of)
@@ -252,7 +328,13 @@ class LayerCost:
         return self._counts(self.tensor.numel, self.shares or {self.level: 1.0}, optimizer, None)
 
     def _counts(
-        self, kept: float, shares: Mapping[str, float], optimizer: Optimizer, temporaries_of: float | None
+        self,
+        kept: float,
+        shares: Mapping[str, float],
+        optimizer: Optimizer,
+        temporaries_of: float | None,
+        *,
+        weight_decay: bool = False,
     ) -> Counts:
         tensor, device = self.tensor, self.prices.profile.device.info()
         caches = device.processor_caches
@@ -260,7 +342,12 @@ class LayerCost:
             return blend(
                 shares,
                 lambda level: dense_update(
-                    tensor.numel, level, optimizer, entry_bytes=tensor.entry_bytes, processor_caches=caches
+                    tensor.numel,
+                    level,
+                    optimizer,
+                    entry_bytes=tensor.entry_bytes,
+                    processor_caches=caches,
+                    weight_decay=weight_decay,
                 ),
             )
         temporaries = kept if temporaries_of is None else temporaries_of
@@ -276,5 +363,6 @@ class LayerCost:
                 line_bytes=device.line_bytes,
                 temporary_level=near,
                 processor_caches=caches,
+                weight_decay=weight_decay,
             ),
         )

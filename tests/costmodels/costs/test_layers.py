@@ -56,6 +56,63 @@ def test_optimiser_state_multiplies_lines_and_arithmetic(optimizer):
     assert arithmetic.parts_j({"weight": 1})["memory"] == 0
 
 
+def test_dense_decay_pays_a_whole_step_once_and_an_entry_its_scatter():
+    """By hand, 1e6 entries in DRAM: zero (1 write), momentum's step (5 reads, 3 writes), and one line an entry for the scatter."""
+    prices = zero_but(dram_line=64.0, dram_read=1.0, dram_write=1.0)
+    lazy = layer_costs(prices, BIG, Scenario(optimizer="momentum"))
+    dense = layer_costs(prices, BIG, Scenario(optimizer="momentum", state_decay="dense"))
+    sgd = layer_costs(prices, BIG, Scenario())
+    assert dense.fixed_j("weight") == pytest.approx(4e6 * (1 + 5 + 3))
+    assert dense.entry_j("weight", 0.01) == pytest.approx(sgd.entry_j("weight", 0.01))
+    assert lazy.fixed_j("weight") == 0
+    assert lazy.entry_j("weight", 1e-6) > 1.9 * sgd.entry_j("weight", 1e-6)
+    assert any("state_decay lazy" in remark for remark in lazy.remarks)
+    assert any("state_decay dense" in remark for remark in dense.remarks)
+    assert dense.dense_j() == lazy.dense_j()
+    assert dense.tensor_costs("weight").tensor_j == pytest.approx(dense.fixed_j("weight"))
+
+
+def test_nothing_decays_in_plain_sgd():
+    lazy, dense = (layer_costs(make_profile(), BIG, Scenario(state_decay=how)) for how in ("lazy", "dense"))
+    assert lazy.parts_j({"weight": 500}) == dense.parts_j({"weight": 500})
+    assert not any("state_decay" in remark for remark in dense.remarks)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_weight_decay_is_what_torch_adds_to_a_step(optimizer):
+    """Torch makes a new gradient: it reads parameter and gradient and writes; a sparse step gathers the parameter first."""
+    prices = zero_but(dram_read=1.0, dram_write=1.0)
+    without, decayed = (
+        layer_costs(prices, BIG, Scenario(optimizer=optimizer, weight_decay=decay)) for decay in (False, True)
+    )
+    assert decayed.dense_j() - without.dense_j() == pytest.approx(4e6 * 3)
+    more = decayed.parts_j({"weight": 1000})["memory"] - without.parts_j({"weight": 1000})["memory"]
+    assert more == pytest.approx(1000 * (8 + 4 + 12))
+
+
+def test_what_is_spent_whatever_is_kept():
+    prices = zero_but(dram_read=1.0, dram_write=10.0)
+    assert layer_costs(prices, BIG).always_j() == {"select": 4e6, "zero_grad": 0.0}
+    zeroed = layer_costs(prices, BIG, Scenario(zero_grad=True, local_steps=3)).always_j()
+    assert zeroed["zero_grad"] == pytest.approx(3 * 4e6 * (10 + 2 + 10))
+
+
+def test_a_dense_write_beats_the_scatter_from_a_density_on():
+    """A line of 64 J against 4 J an entry of a dense write: 1 - (1 - d)^16 lines of 16 entries cost as much where they are all touched."""
+    line_j = 640.0
+    costs = layer_costs(zero_but(dram_line=line_j, dram_read=1.0, dram_write=1.0), BIG)
+    turn = costs.dense_from("weight")
+    whole = costs.dense_j()
+    assert 0 < turn < 1
+    assert (
+        costs.parts_j({"weight": int(1e6 * turn * 0.99)})["memory"]
+        < whole
+        < costs.parts_j({"weight": int(1e6 * turn * 1.01)})["memory"]
+    )
+    arithmetic = zero_but(elem_float32=1.0, dram_line=1e-9)
+    assert layer_costs(arithmetic, BIG).dense_from("weight") is None, "kept entries never take more arithmetic than all"
+
+
 def test_level_follows_the_working_set_of_the_whole_step():
     """1 MB of cache: 4 MB of parameters do not fit, so the small tensor beside them is not resident either."""
     both = nn.Sequential(BIG, SMALL)
