@@ -98,19 +98,21 @@ class _Totals:
         self.meter, self.energy_j, self.duration_s, self.failed = meter, 0.0, 0.0, 0
 
     def add(self, interval: Interval) -> None:
-        if interval.duration_s is None or interval.total_j is None:
+        if interval.duration_s is None:
             self.failed += 1
             return
-        self.energy_j += interval.total_j
+        self.energy_j += interval.total_j or 0.0
         self.duration_s += interval.duration_s
 
     def show(self) -> None:
         if self.duration_s == 0:
             return
         failed = f"; {self.failed} readings failed and are missing" if self.failed else ""
+        joules = f"{self.energy_j:.3f} J in {self.duration_s:.3f} s, {self.energy_j / self.duration_s:.3f} W"
+        if self.meter.no_total:
+            joules = f"{self.duration_s:.3f} s, no total: {self.meter.no_total}"
         err().print(
-            f"{self.energy_j:.3f} J in {self.duration_s:.3f} s, {self.energy_j / self.duration_s:.3f} W "
-            f"(meter {self.meter.name}, {self.meter.provenance}){failed}",
+            f"{joules} (meter {self.meter.name}, {self.meter.provenance}){failed}",
             markup=False,
         )
 
@@ -184,7 +186,8 @@ class _Live:
         for name, kept in self._history.items():
             watts = interval.power_w.get(name)
             table.add_row(name, si(watts, "W"), Text(bar(watts, most), style="green"), sparkline(kept, most))
-        state = f"no reading: {interval.failure}" if interval.failure else f"{self._totals.energy_j:.1f} J so far"
+        joules = "no total" if self._meter.no_total else f"{self._totals.energy_j:.1f} J so far"
+        state = f"no reading: {interval.failure}" if interval.failure else joules
         table.caption = Text(f"meter {self._meter.name}, {self._meter.provenance}; {state}; Ctrl-C ends")
         return table
 

@@ -29,7 +29,7 @@ class Interval:
         duration_s: Its length in seconds; None if the meter failed.
         power_w: Mean watts by rail; empty if the meter failed.
         energy_j: Joules by rail; empty if the meter failed.
-        total_j: Joules over rails that no other contains; None if the meter failed.
+        total_j: Joules over rails that no other contains; None if the meter failed or tells no total.
         failure: Why there is no reading; empty if there is.
     """
 
