@@ -17,6 +17,9 @@ from cwmp_selector.update import SparseUpdate
 SHAPES: dict[str, tuple[int, ...]] = {"w": (40, 10), "b": (10,), "s": (), "e": (0, 3), "big": (100_000,)}
 """Small, so that an allocation out of proportion would show."""
 
+LINES = 0.2
+"""Stands for a choice of whole lines among the densities of the seeds."""
+
 
 def sealed(content: bytes) -> bytes:
     """Return content behind a header with the right fingerprint and checksum."""
@@ -58,18 +61,23 @@ def seeds() -> dict[str, bytes]:
     torch.manual_seed(0)
     found = {}
     for value_format in ("float32", "float16", "bfloat16", "int8", "float64"):
-        for density in (0.0, 0.003, 0.1, 0.5, 0.99, 1.0):
+        for density in (0.0, 0.003, 0.1, 0.5, 0.9, 0.99, 1.0, LINES):
             indices = {n: (torch.rand(torch.Size(s).numel()) < density).nonzero().view(-1) for n, s in SHAPES.items()}
-            if density < 0.9:
+            if density <= 0.9:
                 indices["big"] = indices["big"][:20]
             else:
                 indices["big"] = indices["big"][:0]
+            if density == LINES:
+                lines = (torch.rand(100_000 // 16) < 0.002).nonzero().view(-1, 1) * 16 + torch.arange(16)
+                indices["big"] = lines.view(-1)
+                indices["w"] = torch.arange(400)[torch.arange(400) % 32 < 16]
+                indices["b"] = torch.arange(9)
             update = SparseUpdate(
                 indices=indices,
                 values={n: torch.randn(i.numel()) for n, i in indices.items()},
                 shapes=SHAPES,
                 value_formats=dict.fromkeys(SHAPES, "float32"),
             ).quantized(value_format)
-            found[f"{value_format}-{density}"] = update.to_bytes()[HEADER.size :]
+            found[f"{value_format}-{'lines' if density == LINES else density}"] = update.to_bytes()[HEADER.size :]
     found["header-only"] = struct.pack("<4sB", MAGIC, VERSION)
     return found

@@ -15,14 +15,22 @@ import torch
 
 from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.errors import PayloadError
-from cwmp_selector.payload import positions as pos
-from cwmp_selector.payload.encode import DENSE, EMPTY, HEADER, MAGIC, NUMPY_TYPES, RICE, VERSION, checksum, fingerprint
+from cwmp_selector.payload.encode import (
+    DENSE,
+    EMPTY,
+    HEADER,
+    MAGIC,
+    NUMPY_TYPES,
+    VERSION,
+    VERSION_OF_MODE,
+    checksum,
+    fingerprint,
+)
 from cwmp_selector.payload.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES
+from cwmp_selector.payload.sets import AGAIN, read
 
 if TYPE_CHECKING:
     from cwmp_selector.update import Like, SparseUpdate
-
-_AGAIN = "the payload is damaged, ask for it again"
 
 
 def decode(data: bytes, like: Like) -> SparseUpdate:
@@ -34,17 +42,17 @@ def decode(data: bytes, like: Like) -> SparseUpdate:
         raise PayloadError(f"a payload is bytes, got {type(data).__name__}: pass what to_bytes() returned")
     view = memoryview(data).cast("B")
     if len(view) < HEADER.size:
-        raise PayloadError(f"{len(view)} bytes are shorter than a payload's header: {_AGAIN}")
+        raise PayloadError(f"{len(view)} bytes are shorter than a payload's header: {AGAIN}")
     magic, version, mark, announced = HEADER.unpack_from(view)
     if magic != MAGIC:
         raise PayloadError(f"bytes start with {bytes(magic)!r}, not {MAGIC!r}: this is no payload")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise PayloadError(
-            f"payload has version {version}, this program reads {VERSION}: use the same release on both sides"
+            f"payload has version {version}, this program reads 1 to {VERSION}: use the same release on both sides"
         )
     content = view[HEADER.size :]
-    if checksum(mark, content) != announced:
-        raise PayloadError(f"checksum does not match: {_AGAIN}")
+    if checksum(mark, content, version) != announced:
+        raise PayloadError(f"checksum does not match: {AGAIN}")
     if mark != fingerprint(shapes):
         raise PayloadError(
             f"payload is for a model with fingerprint {mark.hex()}, this one has {fingerprint(shapes).hex()}: "
@@ -54,12 +62,12 @@ def decode(data: bytes, like: Like) -> SparseUpdate:
     indices, values, formats, scales = {}, {}, {}, {}
     for name, shape in shapes.items():
         try:
-            found, numbers, formats[name], scales[name] = _record(reader, math.prod(shape))
+            found, numbers, formats[name], scales[name] = _record(reader, math.prod(shape), version)
         except PayloadError as error:
             raise PayloadError(f"tensor {name!r}: {error}") from None
         indices[name], values[name] = torch.from_numpy(found), numbers
     if reader.left:
-        raise PayloadError(f"{reader.left} bytes follow the last tensor: {_AGAIN}")
+        raise PayloadError(f"{reader.left} bytes follow the last tensor: {AGAIN}")
     return SparseUpdate(indices=indices, values=values, shapes=shapes, value_formats=formats, scales=scales)
 
 
@@ -71,11 +79,12 @@ class _Reader:
 
     @property
     def left(self) -> int:
+        """Bytes not read yet."""
         return len(self._view) - self._at
 
     def take(self, size: int) -> memoryview:
         if size > self.left:
-            raise PayloadError(f"{size} bytes announced, {self.left} left: {_AGAIN}")
+            raise PayloadError(f"{size} bytes announced, {self.left} left: {AGAIN}")
         self._at += size
         return self._view[self._at - size : self._at]
 
@@ -91,24 +100,26 @@ class _Reader:
                 if byte == 0 and shift:
                     break
                 return number
-        raise PayloadError(f"a number is not in its shortest form: {_AGAIN}")
+        raise PayloadError(f"a number is not in its shortest form: {AGAIN}")
 
 
-def _record(reader: _Reader, entries: int) -> tuple[IntArray, torch.Tensor, str, float]:
+def _record(reader: _Reader, entries: int, version: int) -> tuple[IntArray, torch.Tensor, str, float]:
     head = reader.byte()
     mode, code = head & 7, head >> 3
-    if mode > DENSE or code >= len(FORMATS):
-        raise PayloadError(f"mode {mode} or value format {code} is unknown: {_AGAIN}")
+    if (mode not in VERSION_OF_MODE and mode != EMPTY) or code >= len(FORMATS):
+        raise PayloadError(f"mode {mode} or value format {code} is unknown: {AGAIN}")
     value_format = FORMATS[code]
     if mode == EMPTY:
         return np.empty(0, np.int64), torch.empty(0, dtype=VALUE_DTYPES[value_format]), value_format, 1.0
+    if VERSION_OF_MODE[mode] > version:
+        raise PayloadError(f"mode {mode} does not belong to a payload of version {version}: {AGAIN}")
     count = reader.varint()
     if not 0 < count <= entries:
-        raise PayloadError(f"{count} entries kept of {entries}: {_AGAIN}")
+        raise PayloadError(f"{count} entries kept of {entries}: {AGAIN}")
     scale = _scale(reader) if value_format == "int8" else 1.0
     if mode == DENSE:
         return *_dense(reader, count, entries, value_format, scale), value_format, scale
-    found = _rice(reader, count, entries) if mode == RICE else _mask(reader, count, entries)
+    found = read(reader, mode, count, entries)
     numbers = _values_from_bytes(reader.take(count * VALUE_BYTES[value_format]), value_format, scale)
     return found, numbers, value_format, scale
 
@@ -116,21 +127,8 @@ def _record(reader: _Reader, entries: int) -> tuple[IntArray, torch.Tensor, str,
 def _scale(reader: _Reader) -> float:
     scale = float(struct.unpack("<f", reader.take(4))[0])
     if not float(np.finfo(np.float32).tiny) <= scale <= float(np.finfo(np.float32).max) / 127:
-        raise PayloadError(f"int8 scale is {scale}: {_AGAIN}")
+        raise PayloadError(f"int8 scale is {scale}: {AGAIN}")
     return scale
-
-
-def _rice(reader: _Reader, count: int, entries: int) -> IntArray:
-    parameter, unary = reader.byte(), reader.varint()
-    # A code of `count` positions below `entries` has at most count + entries / 2**b unary bits.
-    if parameter > pos.MAX_RICE or 8 * (unary - 1) > count + (entries >> parameter):
-        raise PayloadError(f"Rice parameter {parameter} with {unary} bytes is impossible here: {_AGAIN}")
-    quotients, low = reader.take(unary), reader.take((count * parameter + 7) // 8)
-    return pos.decode_rice(quotients, low, count, parameter, entries)
-
-
-def _mask(reader: _Reader, count: int, entries: int) -> IntArray:
-    return pos.decode_mask(reader.take((entries + 7) // 8), count, entries)
 
 
 def _dense(reader: _Reader, count: int, entries: int, value_format: str, scale: float) -> tuple[IntArray, torch.Tensor]:
@@ -139,7 +137,7 @@ def _dense(reader: _Reader, count: int, entries: int, value_format: str, scale: 
         return np.arange(entries, dtype=np.int64), numbers
     found = np.flatnonzero(numbers.ne(0).numpy()).astype(np.int64)
     if found.size != count:
-        raise PayloadError(f"{found.size} values are not zero, {count} announced: {_AGAIN}")
+        raise PayloadError(f"{found.size} values are not zero, {count} announced: {AGAIN}")
     return found, numbers[torch.from_numpy(found)]
 
 
@@ -151,7 +149,7 @@ def _values_from_bytes(data: memoryview, value_format: str, scale: float) -> tor
         tensor = tensor.view(torch.bfloat16)
     elif value_format == "int8":
         if bool((tensor == -128).any()):
-            raise PayloadError(f"int8 level -128 is not used: {_AGAIN}")
+            raise PayloadError(f"int8 level -128 is not used: {AGAIN}")
         tensor = tensor.to(torch.float32) * scale
     if not bool(torch.isfinite(tensor).all()):
         raise PayloadError("a value is NaN or infinite: do not aggregate this payload")

@@ -1,9 +1,9 @@
-"""The payload: a sparse update as bytes; `payload_decode` is the way back.
+"""The payload: a sparse update as bytes; `decode` is the way back.
 
     magic "CWMP" | version u8 | fingerprint 8 bytes | CRC-32 of all other bytes u32 | one record per tensor, in order
 
 A record is a byte (mode in bits 0-2, value format in bits 3-5), then, unless empty, the count as a varint, the int8 scale
-(float32) if the format is int8, the positions, and the values. Integers and floats are little-endian. The receiver brings
+(float32) if the format is int8, the positions (see `sets`), and the values. Integers and floats are little-endian. The receiver brings
 names and shapes; the fingerprint proves that they are the sender's.
 """
 
@@ -20,17 +20,22 @@ import torch
 
 from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.payload import positions as pos
 from cwmp_selector.payload.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES, int8_levels
+from cwmp_selector.payload.sets import ALL, COMPLEMENT, LINES, MASK, RICE, Coded, plan, varint, write
 
 if TYPE_CHECKING:
     from cwmp_selector.update import SparseUpdate
 
 MAGIC = b"CWMP"
-VERSION = 1
+VERSION = 2
+"""Newest version that is written and read. A payload carries the version that its modes need, so that older readers take it."""
+
+VERSION_OF_MODE = {RICE: 1, MASK: 1, ALL: 1, COMPLEMENT: 2, LINES: 2}
 HEADER = struct.Struct("<4sB8sI")
 HEADER_BYTES = HEADER.size
-EMPTY, RICE, MASK, DENSE = range(4)
+EMPTY, DENSE = 0, ALL
+"""Modes of a record beside those of a set: nothing kept; all values, zeros standing for what was not kept."""
+
 NUMPY_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<i2", "int8": "<i1", "float64": "<f8"}
 
 
@@ -42,26 +47,11 @@ def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     return digest.digest()
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _plan(indices: IntArray, entries: int, width: int, *, dense_allowed: bool) -> tuple[int, int, int, int]:
-    """Return mode, Rice parameter, unary bits, and the bytes that the mode adds to count, scale and kept values."""
-    count = indices.size
-    if count == entries:
-        return DENSE, 0, 0, 0
-    parameter, unary_bits = pos.rice_parameter(pos.gaps_of(indices), int(indices[-1]))
-    unary, low = pos.rice_bytes(count, parameter, unary_bits)
-    options = [(1 + len(_varint(unary)) + unary + low, RICE), ((entries + 7) // 8, MASK)]
-    if dense_allowed:
-        options.append(((entries - count) * width, DENSE))
-    size, mode = min(options)
-    return mode, parameter, unary_bits, size
+def _plan(indices: IntArray, entries: int, width: int, *, dense_allowed: bool) -> tuple[Coded | None, int]:
+    """Return the code of the positions, None where zeros stand for what was not kept, and the bytes beside the kept values."""
+    coded = plan(indices, entries)
+    zeros = (entries - indices.size) * width
+    return (None, zeros) if dense_allowed and zeros < coded.size else (coded, coded.size)
 
 
 def record_bytes(indices: IntArray, entries: int, value_format: str, *, dense_allowed: bool) -> int:
@@ -76,8 +66,8 @@ def record_bytes(indices: IntArray, entries: int, value_format: str, *, dense_al
     if not indices.size:
         return 1
     width = VALUE_BYTES[value_format]
-    more = _plan(indices, entries, width, dense_allowed=dense_allowed)[3]
-    return 1 + len(_varint(indices.size)) + (4 if value_format == "int8" else 0) + more + indices.size * width
+    more = _plan(indices, entries, width, dense_allowed=dense_allowed)[1]
+    return 1 + len(varint(indices.size)) + (4 if value_format == "int8" else 0) + more + indices.size * width
 
 
 def encoded_bytes(update: SparseUpdate) -> int:
@@ -95,7 +85,7 @@ def encoded_bytes(update: SparseUpdate) -> int:
 
 def encode(update: SparseUpdate) -> bytes:
     """Return the payload of an update."""
-    body = []
+    body, newest = [], 1
     for name, shape in update.shapes.items():
         value_format = update.value_formats[name]
         indices, values = _numpy(update.indices[name]), update.values[name]
@@ -104,27 +94,23 @@ def encode(update: SparseUpdate) -> bytes:
             body.append(bytes([head | EMPTY]))
             continue
         entries = math.prod(shape)
-        mode, parameter, unary_bits, _ = _plan(
-            indices, entries, VALUE_BYTES[value_format], dense_allowed=_no_zero(values)
-        )
-        body.append(bytes([head | mode]) + _varint(indices.size))
+        coded, _ = _plan(indices, entries, VALUE_BYTES[value_format], dense_allowed=_no_zero(values))
+        mode = DENSE if coded is None else coded.mode
+        body.append(bytes([head | mode]) + varint(indices.size))
         scale = update.scales.get(name, 1.0)
         if value_format == "int8":
             body.append(struct.pack("<f", scale))
-        if mode == RICE:
-            unary, _ = pos.rice_bytes(indices.size, parameter, unary_bits)
-            body.append(bytes([parameter]) + _varint(unary))
-            body.append(pos.encode_rice(indices, parameter, unary_bits))
-        elif mode == MASK:
-            body.append(pos.encode_mask(indices, entries))
-        elif indices.size < entries:
+        if coded is not None:
+            body.append(write(coded, indices, entries))
+            newest = max(newest, VERSION_OF_MODE[mode])
+        else:
             dense = torch.zeros(entries, dtype=values.dtype)
             dense[torch.from_numpy(indices)] = values.cpu()
             values = dense
         body.append(_values_to_bytes(values, value_format, scale))
     content = b"".join(body)
     mark = fingerprint(update.shapes)
-    return HEADER.pack(MAGIC, VERSION, mark, checksum(mark, content)) + content
+    return HEADER.pack(MAGIC, newest, mark, checksum(mark, content, newest)) + content
 
 
 def _values_to_bytes(values: torch.Tensor, value_format: str, scale: float) -> bytes:
@@ -140,9 +126,9 @@ def _values_to_bytes(values: torch.Tensor, value_format: str, scale: float) -> b
     return array.astype(NUMPY_TYPES[value_format], copy=False).tobytes()
 
 
-def checksum(mark: bytes, content: bytes | memoryview) -> int:
+def checksum(mark: bytes, content: bytes | memoryview, version: int) -> int:
     """Return the CRC-32 of version, fingerprint and content."""
-    return zlib.crc32(content, zlib.crc32(mark, VERSION))
+    return zlib.crc32(content, zlib.crc32(mark, version))
 
 
 def _numpy(indices: torch.Tensor) -> IntArray:

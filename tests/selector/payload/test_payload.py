@@ -197,8 +197,8 @@ def test_payload_is_bound_to_names_shapes_and_version():
         with pytest.raises(PayloadError, match="fingerprint"):
             SparseUpdate.from_bytes(data, like=like)
     newer = bytearray(data)
-    newer[4] = 2
-    with pytest.raises(PayloadError, match="version 2, this program reads 1"):
+    newer[4] = 3
+    with pytest.raises(PayloadError, match="version 3, this program reads 1 to 2"):
         SparseUpdate.from_bytes(bytes(newer), like=update.shapes)
     with pytest.raises(PayloadError, match="no payload"):
         SparseUpdate.from_bytes(b"PK\3\4" + data[4:], like=update.shapes)
