@@ -27,10 +27,16 @@ class CorrectedGradients(Mapping[str, torch.Tensor]):
     """Gradients plus residual by name; `commit` tells the feedback what was sent of them.
 
     The tensors are the feedback's own memory: read them, do not write to them. They are good for one update.
+
+    Attributes:
+        dtypes: Type of each gradient as it came, in which its entries are sent; a residual may be wider.
+        committed: Whether an update was sent of them.
     """
 
-    def __init__(self, feedback: ErrorFeedback, tensors: dict[str, torch.Tensor]) -> None:
-        self._feedback, self._tensors, self.committed = feedback, tensors, False
+    def __init__(
+        self, feedback: ErrorFeedback, tensors: dict[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]
+    ) -> None:
+        self._feedback, self._tensors, self.dtypes, self.committed = feedback, tensors, dtypes, False
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tensors[name]
@@ -104,7 +110,18 @@ class ErrorFeedback:
             refuse_non_finite(layers)
             for layer in layers:
                 self._accumulate(layer.name, layer.flat.view(layer.shape))
-        return CorrectedGradients(self, {layer.name: self._residual[layer.name] for layer in layers})
+        return self.rest({layer.name: layer.flat.dtype for layer in layers})
+
+    def rest(self, dtypes: Mapping[str, torch.dtype]) -> CorrectedGradients:
+        """Return what is left to send of some parameters, to be selected from without new gradients.
+
+        Args:
+            dtypes: Names, and the types in which their entries are sent.
+
+        Raises:
+            SelectionError: If no gradient of a name was ever added.
+        """
+        return CorrectedGradients(self, {name: self.residual(name) for name in dtypes}, dtypes)
 
     def _fast(self, layers: list[Layer]) -> bool:
         """Return whether the compiled pass serves: a plain sum, residuals there, one type, and enough of it."""
@@ -148,6 +165,12 @@ class ErrorFeedback:
     def give_back(self, update: SparseUpdate) -> None:
         """Add an update to the residual again that never arrived (a lost packet, a client dropped from the round)."""
         update.apply_to(self._residual)
+
+    @torch.no_grad()
+    def scale_by(self, factor: float) -> None:
+        """Multiply everything that waits, as when a gradient scaler changes the unit that gradients come in."""
+        for tensor in (*self._residual.values(), *self._velocity.values()):
+            tensor.mul_(factor)
 
     def residual(self, name: str) -> torch.Tensor:
         """Return the residual of a parameter, of its shape.

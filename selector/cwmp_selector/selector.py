@@ -143,7 +143,7 @@ class Selector:
         self, costs: TieredCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
         """Select where joules are by entry, line, tensor and payload."""
-        formats = [self.values or NATIVE[layer.flat.dtype] for layer in layers]
+        formats = [self.values or NATIVE[layer.sent] for layer in layers]
         prices = prices_of(costs, layers, formats)
 
         def priced(outcome: Outcome) -> SparseUpdate:
@@ -222,7 +222,7 @@ class Selector:
         values, scales, formats = {}, {}, {}
         found = outcome.values or [layer.flat[where] for layer, where in zip(layers, outcome.positions, strict=True)]
         for layer, kept in zip(layers, found, strict=True):
-            formats[layer.name] = self.values or NATIVE[layer.flat.dtype]
+            formats[layer.name] = self.values or NATIVE[layer.sent]
             values[layer.name], scales[layer.name] = quantize(kept, formats[layer.name])
         update = SparseUpdate(
             indices={layer.name: where for layer, where in zip(layers, outcome.positions, strict=True)},

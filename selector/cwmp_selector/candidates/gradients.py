@@ -23,11 +23,13 @@ class Layer:
         name: Parameter name.
         shape: Shape of the gradient.
         flat: The entries in row-major order, contiguous, shape (numel,), without autograd history.
+        sent: Type in which entries are sent; of a gradient with its residual, the gradient's own.
     """
 
     name: str
     shape: tuple[int, ...]
     flat: torch.Tensor
+    sent: torch.dtype
 
     @property
     def numel(self) -> int:
@@ -47,6 +49,7 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
         SelectionError: If a gradient is missing, not a tensor, not of a supported dtype, or on another device.
     """
     layers = []
+    dtypes: Mapping[str, torch.dtype] = getattr(gradients, "dtypes", {})
     for name, gradient in gradients.items():
         if not isinstance(gradient, torch.Tensor):
             kind = "no gradient (None)" if gradient is None else type(gradient).__name__
@@ -57,7 +60,7 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
         dense = gradient.detach()
         if dense.layout != torch.strided:
             dense = dense.to_dense()
-        layers.append(Layer(name, tuple(dense.shape), dense.contiguous().view(-1)))
+        layers.append(Layer(name, tuple(dense.shape), dense.contiguous().view(-1), dtypes.get(name, dense.dtype)))
     devices = {layer.flat.device for layer in layers}
     if len(devices) > 1:
         where = ", ".join(f"{layer.name!r} on {layer.flat.device}" for layer in layers[:4])
@@ -76,7 +79,8 @@ def refuse_foreign(tensors: Mapping[str, torch.Tensor]) -> None:
 def _refuse_foreign(name: str, tensor: torch.Tensor) -> None:
     if tensor.device.type == "meta":
         raise SelectionError(f"{name!r} is on the meta device and has no values: materialise the model first")
-    if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
+    sharded = hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+    if sharded or getattr(tensor, "_is_flat_param", False):
         raise SelectionError(
             f"{name!r} is a {type(tensor).__name__} sharded over processes (FSDP, tensor parallelism): a budget of its parts "
             "is not supported; use DistributedDataParallel, or pass full_tensor()"

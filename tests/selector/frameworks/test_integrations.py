@@ -147,14 +147,18 @@ def test_grace_round_trip_and_memory():
         memory.update(tensor, "w", compressor, compressed, context)
 
 
-def test_hook_refuses_what_buckets_cannot_share():
-    """A budget in entries, other rules, no budget, and fixed costs."""
+def test_hook_refuses_what_it_cannot_do():
+    """No budget; overlap with a number of entries, with other rules, with costs that buckets share; a model without values."""
     net = model()
+    with pytest.raises(SelectionError, match="the hook needs a budget"):
+        DDPHook(net, Selector(1.0))
     for selector in (
         Selector(1.0, k=3),
         Selector(1.0, budget_j=1.0, rule="top-k"),
-        Selector(1.0),
         Selector(Costs(1.0, tensor_j=1.0), budget_j=1.0),
     ):
-        with pytest.raises(SelectionError, match="the hook"):
-            DDPHook(net, selector)
+        DDPHook(net, selector)
+        with pytest.raises(SelectionError, match="leave overlap off"):
+            DDPHook(net, selector, overlap=True)
+    with pytest.raises(SelectionError, match="'weight' is on the meta device"):
+        DDPHook(net.to("meta"), Selector(1.0, k=3))
