@@ -108,7 +108,9 @@ def fit_sessions(
         tool=_tool(),
         description=f"Fitted from {block.windows} windows of {header.device_info().model}.",
         device=DeviceBlock.model_validate(header.device),
-        meter=MeterBlock.model_validate(header.meter.model_dump(mode="json", exclude={"no_total"})),
+        meter=MeterBlock.model_validate(
+            {**header.meter.model_dump(mode="json", exclude={"no_total"}), "notes": _notes(sessions)}
+        ),
         coefficients=coefficients,
         times=times,
         layers=layers,
@@ -117,6 +119,11 @@ def fit_sessions(
     )
     complete = advice.complete(profile, found, [*models.rows.warnings(), *remarks], models.conditions)
     return with_residuals(complete, sessions)
+
+
+def _notes(sessions: Sequence[Measurements]) -> list[str]:
+    """Return what the meters' notes of all sessions say, each once."""
+    return list(dict.fromkeys(note for session in sessions for note in session.header.meter.notes))
 
 
 def check_name(name: str) -> str:

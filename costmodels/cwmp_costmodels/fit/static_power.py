@@ -23,6 +23,7 @@ REST_WORKLOAD = "idle.rest"
 RELIABLE = 0.9
 """Least share of the variance of time about its sum over counts that must be real and not noise for P0 to stand on it."""
 
+CLEARLY = 2.0
 PRECISE = 0.1
 """Largest relative standard error of a P0 that stands on overlapping work alone."""
 
@@ -76,7 +77,8 @@ def choose_rows(samples: Samples, *, final: bool = False) -> StaticRows:
     idle_power = float(samples.energy_j[rest].sum() / samples.duration_s[rest].sum()) if rest.any() else None
     if awake.any():
         return StaticRows(mask=active | awake, source="awake", idle_power_w=idle_power)
-    if _overlap_identifies(samples.take(active)):
+    work = samples.take(active)
+    if _overlap_identifies(work) or (final and _residuals_identify(work)):
         return StaticRows(mask=active, source="overlap", idle_power_w=idle_power)
     if not rest.any() and final:
         return StaticRows(mask=active, source="included", idle_power_w=None)
@@ -106,6 +108,22 @@ def _overlap_identifies(samples: Samples) -> bool:
     energy = fit_linear(np.column_stack([samples.duration_s, samples.x]), samples.energy_j, samples.point, work)
     static = float(energy.coef[0])
     return static > 0 and _standard_error(energy.weighted(), energy.residual) <= PRECISE * static
+
+
+def _residuals_identify(samples: Samples) -> bool:
+    """Whether P0 can stand on overlapping work without a repeat: only the residuals show then how well time and energy are known.
+
+    Time must be further from any sum over counts than energy is from the model by `CLEARLY` times: noise would show in both.
+    """
+    points = len(np.unique(samples.point))
+    if len(samples) != points or points <= 2 * (len(samples.names) + 1):
+        return False
+    work = work_of(samples)
+    time = fit_linear(samples.x, samples.duration_s, samples.point, work)
+    energy = fit_linear(np.column_stack([samples.duration_s, samples.x]), samples.energy_j, samples.point, work)
+    static = float(energy.coef[0])
+    clear = float(np.std(time.residual)) >= CLEARLY * float(np.std(energy.residual))
+    return clear and static > 0 and _standard_error(energy.weighted(), energy.residual) <= PRECISE * static
 
 
 def _standard_error(design: Array, residual: Array) -> float:

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import pairwise
 
 from cwmp_profiler.errors import SessionError
@@ -98,11 +98,11 @@ def parse_time(text: str) -> float:
         return float(text)
     for form in _FORMS:
         try:
-            return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
+            return datetime.strptime(text, form).replace(tzinfo=timezone.utc).timestamp()
         except ValueError:
             continue
     found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def make_trace(where: str, times: Sequence[float], powers: Sequence[float], marks: Sequence[str] = ()) -> Trace:

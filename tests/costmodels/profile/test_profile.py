@@ -44,7 +44,7 @@ def changed(data, path, value):
 def test_every_shipped_profile_loads_by_name_and_says_what_it_is(name):
     profile = load_profile(name)
     assert profile.name == name
-    assert profile.provenance in {"simulated", "literature", "measured"}
+    assert profile.provenance in {"simulated", "literature", "measured", "published"}
 
 
 def test_a_profile_reads_back_as_it_was_saved(data, tmp_path):

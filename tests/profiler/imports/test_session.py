@@ -177,3 +177,42 @@ def test_a_mapping_that_does_not_fit_says_where(tmp_path, change, message):
 def test_without_a_name_the_device_is_not_guessed(tmp_path):
     with pytest.raises(SessionError, match="--device-name"):
         load(roofline(tmp_path / "t.csv"), {**ROOFLINE, "device": {}}, tmp_path)
+
+
+def overlapping(path, wobble, seed=7):
+    """A table without repeats of work whose time is no sum over its counts: static power stands on what is left over."""
+    draw = random.Random(seed)
+    lines = ["n,bytes,flops,seconds,joules"]
+    for n in range(60):
+        moved, flops = 10 ** draw.uniform(9, 11), 10 ** draw.uniform(10, 12)
+        seconds = max(moved / BANDWIDTH, flops / PEAK) * draw.uniform(1, wobble)
+        joules = (P0_W * seconds + BYTE_J * moved + FLOP_J * flops) * draw.gauss(1, 0.01)
+        lines.append(f"{n},{moved},{flops},{seconds},{joules}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_without_repeats_static_power_stands_only_on_time_that_is_clearly_no_sum(tmp_path):
+    work = {
+        "energy": "joules:J",
+        "duration": "seconds:s",
+        "params": ["n"],
+        "counts": {"dram_read": "bytes", "flop_float32": "flops"},
+    }
+    mapping = {"device": {"name": "d"}, "work": [work]}
+    _, session = load(overlapping(tmp_path / "t.csv", wobble=3.0), mapping, tmp_path)
+    found = fit_sessions([session], name="x").coefficients["static_power"]
+    assert found.low <= P0_W <= found.high
+    assert found.status in {"identified", "coarse"}
+
+
+def test_notes_of_all_sessions_reach_the_profile(tmp_path):
+    sessions = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        meter = {**ROOFLINE["meter"], "notes": [f"note of {name}"]}
+        _, session = load(roofline(folder / "t.csv", seed=len(name)), {**ROOFLINE, "meter": meter}, folder)
+        sessions.append(session)
+    notes = fit_sessions(sessions, name="x").meter.notes
+    assert {"note of one", "note of two"} <= set(notes)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -82,4 +82,4 @@ def test_equal_time_stamps_are_one_sample_and_backwards_ones_are_refused():
     ],
 )
 def test_time_stamps_of_usual_logs_are_one_instant(text):
-    assert parse_time(text) == pytest.approx(datetime(2023, 11, 14, 22, 13, 20, 250000, tzinfo=UTC).timestamp())
+    assert parse_time(text) == pytest.approx(datetime(2023, 11, 14, 22, 13, 20, 250000, tzinfo=timezone.utc).timestamp())
