@@ -82,4 +82,6 @@ def test_equal_time_stamps_are_one_sample_and_backwards_ones_are_refused():
     ],
 )
 def test_time_stamps_of_usual_logs_are_one_instant(text):
-    assert parse_time(text) == pytest.approx(datetime(2023, 11, 14, 22, 13, 20, 250000, tzinfo=timezone.utc).timestamp())
+    assert parse_time(text) == pytest.approx(
+        datetime(2023, 11, 14, 22, 13, 20, 250000, tzinfo=timezone.utc).timestamp()
+    )
