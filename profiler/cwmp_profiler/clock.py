@@ -40,6 +40,11 @@ class RealClock:
         if duration_s > 0:
             time.sleep(duration_s)
 
+    def asleep_s(self) -> float:
+        """Return the seconds since the machine started in which it was suspended: `now` does not count them."""
+        boot = getattr(time, "CLOCK_BOOTTIME", None)
+        return 0.0 if boot is None else time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
     @contextmanager
     def every(self, period_s: float, call: Callable[[], None]) -> Iterator[None]:
         """Call `call` from a daemon thread about every `period_s` seconds; the context's end joins the thread.

@@ -32,6 +32,12 @@ from cwmp_profiler.provenance import Provenance
 SLOW_UPDATE_S = 0.01
 """Counters that are updated more rarely than this are worth waiting for an edge before the command starts."""
 
+STUCK_SAMPLES = 30
+"""Equal readings in a row from which a power sensor is doubted."""
+
+PARTS_SHARE, LEAST_COMPARED_S = 1.1, 1.0
+"""Parts may draw this many times what their whole does, in a window of at least so long, before it is said."""
+
 RESOLVED_UPDATES = 50
 """A command shorter than this many update periods may be wrong by more than 2% at its ends."""
 
@@ -280,7 +286,41 @@ def _power_w(energy: Energy) -> float | None:
 
 
 def _warnings(meter: Meter, energy: Energy | None) -> list[str]:
-    return [*_few_updates(meter, energy), *_few_samples(meter, energy), *_unmoved(meter, energy)]
+    return [
+        *_few_updates(meter, energy),
+        *_few_samples(meter, energy),
+        *_unmoved(meter, energy),
+        *_stuck(meter, energy),
+        *_parts(meter, energy),
+    ]
+
+
+def _stuck(meter: Meter, energy: Energy | None) -> list[str]:
+    """Say which power sensor of a total told the same number again and again: hardly any power is that steady."""
+    if energy is None or meter.provenance is not Provenance.MEASURED:
+        return []
+    return [
+        f"{rail.name} read {found.last:g} W all {found.samples} times: the sensor may be stuck"
+        for rail in root_rails(meter.rails)
+        if rail.sense == "power" and not (found := energy.rails[rail.name]).moved and found.samples >= STUCK_SAMPLES
+    ]
+
+
+def _parts(meter: Meter, energy: Energy | None) -> list[str]:
+    """Say where the parts of a rail drew more than the rail that should contain them."""
+    if energy is None or energy.duration_s < LEAST_COMPARED_S:
+        return []
+    warnings = []
+    for whole in meter.rails:
+        # `gpu-0-power` is another view of `gpu-0`, not a part of it; check compares the two.
+        parts = [one for one in meter.rails if one.parent == whole.name and one.name != f"{whole.name}-power"]
+        parts_j = sum(energy.rails[one.name].energy_j for one in parts)
+        if parts_j > PARTS_SHARE * energy.rails[whole.name].energy_j:
+            warnings.append(
+                f"{', '.join(one.name for one in parts)} drew {parts_j:.3g} J, more than the {energy.rails[whole.name].energy_j:.3g} J of "
+                f"{whole.name}, which should contain them: one of the sensors is wrong"
+            )
+    return warnings
 
 
 def _unmoved(meter: Meter, energy: Energy | None) -> list[str]:

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterUnavailableError, Rail, Reading, root_rails
 from cwmp_profiler.meters.bounds import max_power_w, refuse_nonsense
@@ -46,6 +47,9 @@ STALL_S = 0.7
 
 UNMOVED_UPDATES, UNMOVED_S = 10, 0.1
 """A window this long (both) in which such a counter did not move once is void, whatever STALL_S says."""
+
+SLEPT_S = 0.05
+"""Suspended time within a window that is not yet one."""
 
 LATE_UPDATES, LATE_S = 10, 1.0
 """A counter may credit energy late by this many update periods, and at least by this time, before it counts as a jump."""
@@ -151,6 +155,7 @@ class Tracker:
     _start_t: float = field(default=0.0, init=False)
     _last_t: float = field(default=0.0, init=False)
     _gap_s: float = field(default=0.0, init=False)
+    _asleep_s: float = field(default=0.0, init=False)
 
     def start(self) -> None:
         """Take the first read and start the guard or sampler.
@@ -161,6 +166,7 @@ class Tracker:
         if self._stack is not None:
             raise RuntimeError("Tracker.start() called twice without stop()")
         self._error, self._reads, self._gap_s = None, 0, 0.0
+        self._asleep_s = asleep_s(self.meter.clock)
         self._read_s = self._read_cpu_s = 0.0
         reading = self._read()
         self._start_t = self._last_t = reading.t_s
@@ -190,6 +196,12 @@ class Tracker:
         last = self._read()
         self._add(last)
         duration = last.t_s - self._start_t
+        slept_s = asleep_s(self.meter.clock) - self._asleep_s
+        if slept_s > SLEPT_S:
+            raise MeterError(
+                f"meter {self.meter.name}: the machine slept for {slept_s:.1f} s in this window, which its clock does not count and its "
+                "sensors may; measure this window again"
+            )
         self._check_moved(duration)
         rails = {
             name: RailEnergy(
@@ -355,6 +367,12 @@ class Tracker:
             f"meter {self.meter.name}: counter {state.rail.name} stood still at {state.last:.16g} for {stood_s:.2f} s "
             f"({state.rail.source}); the sensor stalled: check it with 'cwmp-profile devices --probe', or take another meter"
         )
+
+
+def asleep_s(clock: Clock) -> float:
+    """Return the seconds that the machine has slept since it started, by a clock that can tell; 0 by any other."""
+    told: Callable[[], float] | None = getattr(clock, "asleep_s", None)
+    return told() if told is not None else 0.0
 
 
 def _stall_s(rail: Rail) -> float:

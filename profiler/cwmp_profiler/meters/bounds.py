@@ -16,8 +16,15 @@ from cwmp_profiler.meters.rail import Kind, Rail, Reading
 ASSUMED_MAX_POWER_W: Final = 5000.0
 """Power that no rail without a stated maximum is assumed to exceed: refuses spikes, sizes the wrap guard and unmasks jumps."""
 
-ASSUMED_W: Final[Mapping[Kind, float]] = {"board": 20_000.0, "gpu": 2000.0, "gpu-memory": 1000.0, "battery": 500.0}
-"""The same where the kind says more: the largest servers, GPU boards and packs of portable devices, with room."""
+ASSUMED_W: Final[Mapping[Kind, float]] = {
+    "board": 20_000.0,
+    "package": 2000.0,
+    "dram": 1000.0,
+    "gpu": 2000.0,
+    "gpu-memory": 1000.0,
+    "battery": 500.0,
+}
+"""The same where the kind says more: the largest servers, sockets, GPU boards and packs of portable devices, with room."""
 
 TRANSIENT: Final = 1.5
 """Above its highest stated limit a supply draws at most this many times the limit, and for moments."""
@@ -35,7 +42,7 @@ def max_power_w(rail: Rail) -> float:
     """Return the most that the rail may draw, in watts: stated, else assumed of its kind."""
     if rail.max_power_w:
         return rail.max_power_w
-    return ASSUMED_W.get(rail.kind, ASSUMED_MAX_POWER_W) if rail.sense == "power" else ASSUMED_MAX_POWER_W
+    return ASSUMED_W.get(rail.kind, ASSUMED_MAX_POWER_W)
 
 
 def nonsense(rail: Rail, value: float) -> str:

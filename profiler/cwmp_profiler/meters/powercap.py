@@ -20,7 +20,7 @@ from cwmp_profiler.meters.rapl import (
     without_estimates,
     without_twins,
 )
-from cwmp_profiler.meters.rapl_watch import is_intel, watched
+from cwmp_profiler.meters.rapl_watch import DEAD_S, is_intel, watched
 from cwmp_profiler.meters.sysfs import ForbiddenError, optional_number, optional_text, read_counter, read_number
 
 _DRAM_NOTE = (
@@ -31,6 +31,7 @@ _UDEV_RULE = (
     'ACTION=="add", SUBSYSTEM=="powercap", KERNEL=="*:*", '
     'RUN+="/bin/chgrp power /sys%p/energy_uj", RUN+="/bin/chmod g+r /sys%p/energy_uj"'
 )
+_OTHER_KINDS = frozenset({"gpu", "dram", "uncore"})
 _UNWIRED_AT_0 = frozenset({"psys", "dram", "uncore"})
 
 INTEL_RANGE_UJ = 2**32 / 2**14 * 1e6
@@ -76,6 +77,16 @@ class Factory(MeterFactory):
         rails, notes = rails_or_unavailable(context)
         return PowercapMeter(rails, context, notes)
 
+    def open_for(self, context: MeterContext, device: str) -> PowercapMeter:
+        """Open for `auto`: zones that are known to feed something else are no meter of the CPU."""
+        meter = self.open(context)
+        if {rail.kind for rail in meter.rails} <= _OTHER_KINDS:
+            names = ", ".join(rail.name for rail in meter.rails)
+            raise MeterUnavailableError(
+                f"no powercap zone is known to feed {device!r} (there are {names})", "take them with --meter powercap"
+            )
+        return meter
+
 
 def rails_or_unavailable(context: MeterContext) -> tuple[list[ZoneRail], tuple[str, ...]]:
     """Return the rails of this machine's zones, each counter once, and what a user must know about them.
@@ -95,12 +106,29 @@ def rails_or_unavailable(context: MeterContext) -> tuple[list[ZoneRail], tuple[s
     except MeterError as error:
         raise MeterUnavailableError(str(error)) from None
     notes += remarks
+    _refuse_dead([found[rail.name] for rail in kept if rail.kind == "package"], context)
     rails = [ZoneRail(rail, found[rail.name].zone) for rail in kept]
     if any(entry.rail.kind == "dram" for entry in rails):
         notes.append(_DRAM_NOTE)
     if " sgx " in (optional_text(proc_root(context) / "cpuinfo") or ""):
         notes.append(_SGX_NOTE)
     return rails, tuple(notes)
+
+
+def _refuse_dead(packages: list[ZoneRail], context: MeterContext) -> None:
+    """Refuse package counters that stand at 0, as some virtual machines show them: `auto` shall take another meter.
+
+    Raises:
+        MeterUnavailableError: Naming the first.
+    """
+    dead = [entry.zone for entry in packages if entry.zone.counts and _answer(entry.zone) == 0]
+    if dead:
+        context.clock.sleep(DEAD_S)
+    for zone in dead:
+        if _answer(zone) == 0:
+            raise MeterUnavailableError(
+                f"{zone.file} ({zone.name}) stands at 0: it is not wired, as in virtual machines", "measure on the host"
+            )
 
 
 def zones_or_unavailable(context: MeterContext) -> tuple[list[Zone], list[str]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwmp_profiler.clock import VirtualClock
+from cwmp_profiler.clock import RealClock, VirtualClock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter, MeterUnavailableError, Rail, Reading
@@ -316,3 +316,31 @@ def test_abandon_stops_the_sampler_and_leaves_no_result():
     assert len(meter.reads) == 1
     with pytest.raises(RuntimeError):
         tracker.stop()
+
+
+class Sleepy(VirtualClock):
+    """A clock that does not count the time in which the machine sleeps, as the monotonic clock."""
+
+    asleep = 0.0
+
+    def asleep_s(self):
+        return self.asleep
+
+
+def test_a_window_in_which_the_machine_slept_is_void():
+    """A battery went on draining: 8 h at 0.5 W are 14 kJ that no work of 10 s drew."""
+    meter = Scripted(counter(kind="battery", update_period_s=5.0), pkg=lambda t: int(1e8 * t))
+    meter.clock = Sleepy()
+    tracker = Tracker(meter)
+    tracker.start()
+    meter.clock.sleep(10.0)
+    meter.clock.asleep += 8 * 3600.0
+    with pytest.raises(MeterError, match="the machine slept for 28800.0 s in this window"):
+        tracker.stop()
+    tracker.start()
+    meter.clock.sleep(10.0)
+    assert tracker.stop().duration_s == 10.0
+
+
+def test_the_machines_clock_tells_how_long_it_slept():
+    assert RealClock().asleep_s() >= -1e-3

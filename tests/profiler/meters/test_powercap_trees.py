@@ -280,3 +280,41 @@ def test_a_wrap_without_a_known_range_voids_the_window(tmp_path, factory):
     (tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj").unlink()
     with pytest.raises(Exception, match="went backwards .* never wraps"):
         tree.window(factory)
+
+
+@BOTH
+def test_a_package_that_stands_at_0_is_no_meter_as_in_virtual_machines(tmp_path, factory):
+    tree = Tree(
+        tmp_path, Zone("intel-rapl:0", "package-0", 0.0, start_uj=0), Zone("intel-rapl:0/intel-rapl:0:0", "core", 0.0)
+    )
+    with pytest.raises(
+        MeterUnavailableError, match=r"\(package-0\) stands at 0: it is not wired, as in virtual machines"
+    ):
+        tree.open(factory)
+
+
+def test_a_package_that_starts_at_0_and_counts_is_measured(tmp_path):
+    tree = Tree(tmp_path, Zone("intel-rapl:0", "package-0", 50.0, start_uj=0))
+    assert tree.window()[0] == pytest.approx(50.0, rel=1e-3)
+
+
+def test_auto_takes_no_zone_that_feeds_something_else(tmp_path):
+    put(tmp_path / "class/powercap/arm-scmi:0", name="gpu", power_uw=9_000_000)
+    context = MeterContext(sysfs_root=tmp_path, clock=VirtualClock())
+    with pytest.raises(MeterUnavailableError, match=r"no powercap zone is known to feed 'cpu' \(there are gpu\)"):
+        Factory().open_for(context, "cpu")
+    assert [rail.name for rail in Factory().open(context).rails] == ["gpu"]
+
+
+@BOTH
+def test_two_platform_counters_are_never_added(tmp_path, factory):
+    """Two sockets with a `psys` each, the second of which counts its own socket only."""
+    zones = [
+        Zone("intel-rapl:0", "package-0", 100.0),
+        Zone("intel-rapl:1", "package-1", 90.0),
+        Zone("intel-rapl:2", "psys", 260.0),
+        Zone("intel-rapl:3", "psys-1", 120.0),
+    ]
+    power_w, _, notes = Tree(tmp_path, *zones).window(factory)
+    assert power_w == pytest.approx(260.0, rel=1e-3)
+    assert "psys-1 counts less than the packages" in notes

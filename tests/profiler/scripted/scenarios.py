@@ -24,7 +24,7 @@ class Scenario:
     locked: bool = False
 
 
-def _near_wrap(power_w: float, after_s: float = 1.0) -> int:
+def _near_wrap(power_w: float, after_s: float = 2.0) -> int:
     return INTEL_RANGE_UJ - int(power_w * after_s * 1e6)
 
 
