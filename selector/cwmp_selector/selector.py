@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import ENGINES, NonFiniteError, engine_for
+from cwmp_selector.candidates.floats import FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, TieredCosts, look_up, total
 from cwmp_selector.errors import SelectionError
@@ -22,7 +23,7 @@ from cwmp_selector.greedy.rules import Rule
 from cwmp_selector.hierarchy.choose import Chooser, Outcome
 from cwmp_selector.hierarchy.prices import Prices, parts_j, prices_of
 from cwmp_selector.payload.quantize import NATIVE, check_format, quantize
-from cwmp_selector.update import SparseUpdate, lines_touched
+from cwmp_selector.update import SparseUpdate, lines_at
 
 
 class Selector:
@@ -146,15 +147,24 @@ class Selector:
         formats = [self.values or NATIVE[layer.sent] for layer in layers]
         prices = prices_of(costs, layers, formats)
 
-        def priced(outcome: Outcome) -> SparseUpdate:
-            return self._update(layers, outcome, None, lambda update: _tiered_parts_j(costs, prices, update))
+        def paid(positions: Sequence[IntArray]) -> dict[str, float]:
+            bits = 0.0
+            if prices.bit_j and any(where.size for where in positions):
+                found = [torch.from_numpy(where).to(x.flat.device) for x, where in zip(layers, positions, strict=True)]
+                bits = float(self._update(layers, Outcome(found), None, lambda _: {}).payload_bits)
+            counts = [where.size for where in positions]
+            lines = [lines_at(where, size) for where, size in zip(positions, prices.per_line.tolist(), strict=True)]
+            own = {place: cost.cpu().numpy()[positions[place]] for place, cost in prices.own.items()}
+            return _tiered_parts_j(costs, prices, layers, counts, lines, own, bits)
 
-        chooser = Chooser(self._keys(layers), prices, lambda positions: priced(Outcome([*positions])).energy_j)
-        everything, counted = _everything(layers), self.k is not None and budget_j is None
+        keys = self._keys(layers)
+        chooser = Chooser(keys, prices, lambda where: math.fsum(paid(where).values()), engine_for(self.engine, keys))
+        counted = self.k is not None and budget_j is None
         fraction = self.budget_fraction is not None and budget_j is None
-        budget = self._budget(chooser.energy(everything) if fraction else 0.0, budget_j, lambda_)
+        dense_j = self._dense_j(costs, prices, layers) if fraction else 0.0
+        budget = self._budget(dense_j, budget_j, lambda_)
         if self.rule == "dense":
-            outcome = Outcome(everything)
+            outcome = Outcome(_everything(layers))
         elif counted:
             outcome = chooser.counted(self.rule, int(budget))
         elif self.rule in ("cwmp", "cwmp-l1"):
@@ -162,7 +172,24 @@ class Selector:
         else:
             outcome = chooser.ordered(self.rule, budget)
         bounded = not counted and self.rule != "dense" and math.isfinite(budget)
-        return replace(priced(outcome), budget_j=budget if bounded else None)
+        where = [positions.cpu().numpy() for positions in outcome.positions]
+        return self._update(layers, outcome, budget if bounded else None, lambda _: paid(where))
+
+    def _dense_j(self, costs: TieredCosts, prices: Prices, layers: list[Layer]) -> float:
+        """Return the joules of keeping everything, without a position written down."""
+        all_of = {layer.name: torch.zeros(1, dtype=torch.int64).expand(layer.numel) for layer in layers}
+        bits = 0.0
+        if prices.bit_j:
+            everything = SparseUpdate(
+                indices=all_of,
+                values={layer.name: layer.flat for layer in layers},
+                shapes={layer.name: layer.shape for layer in layers},
+                value_formats={layer.name: self.values or NATIVE[layer.flat.dtype] for layer in layers},
+            )
+            bits = float(everything.payload_bits)
+        lines = prices.lines_of(prices.sizes).tolist()
+        own = {place: cost.cpu().numpy() for place, cost in prices.own.items()}
+        return math.fsum(_tiered_parts_j(costs, prices, layers, prices.sizes.tolist(), lines, own, bits).values())
 
     def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
         if budget_j is not None:
@@ -258,15 +285,18 @@ def _energy(costs: list[Cost], positions: list[torch.Tensor], layers: list[Layer
     return math.fsum(parts)
 
 
-def _tiered_parts_j(costs: TieredCosts, prices: Prices, update: SparseUpdate) -> dict[str, float]:
-    """Return the joules of an update by cause, correctly rounded."""
-    bits = float(update.payload_bits) if costs.bit_j and any(update.kept.values()) else 0.0
-    sizes = prices.per_line.tolist()
-    lines = {
-        name: lines_touched(where, size) for (name, where), size in zip(update.indices.items(), sizes, strict=True)
-    }
-    if isinstance(costs, ItemisedCosts):
-        return costs.parts_j(update.kept, lines=lines, payload_bits=bits)
-    indices = list(update.indices.values())
-    own = {place: cost[indices[place]].cpu().numpy() for place, cost in prices.own.items()}
-    return parts_j(prices, list(update.kept.values()), list(lines.values()), own, bits)
+def _tiered_parts_j(
+    costs: TieredCosts,
+    prices: Prices,
+    layers: list[Layer],
+    counts: list[int],
+    lines: list[int],
+    own: Mapping[int, FloatArray],
+    bits: float,
+) -> dict[str, float]:
+    """Return the joules by cause, correctly rounded, of so many entries in so many lines, sent in so many bits."""
+    if not isinstance(costs, ItemisedCosts):
+        return parts_j(prices, counts, lines, own, bits)
+    names = [layer.name for layer in layers]
+    kept, touched = dict(zip(names, counts, strict=True)), dict(zip(names, lines, strict=True))
+    return costs.parts_j(kept, lines=touched, payload_bits=bits)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cwmp_profiler.kernels.scatter import add_at
@@ -165,6 +167,12 @@ def shapes_of(like: Like) -> dict[str, tuple[int, ...]]:
 
 def lines_touched(index: torch.Tensor, line_entries: int) -> int:
     """Return the lines that ascending flat positions lie in."""
-    if line_entries == 1 or not index.numel():
-        return index.numel()
-    return int(torch.unique_consecutive(index // line_entries).numel())
+    return lines_at(index.cpu().numpy(), line_entries)
+
+
+def lines_at(positions: npt.NDArray[np.int64], line_entries: int) -> int:
+    """Return the lines that ascending flat positions lie in."""
+    if line_entries == 1 or positions.size < 2:
+        return positions.size
+    lines = positions // line_entries
+    return 1 + int(np.count_nonzero(lines[1:] != lines[:-1]))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cwmp_selector.candidates.find import Engine, Found, NonFiniteError
+from cwmp_selector.candidates.find import CostError, Engine, Found, NonFiniteError, Offer, Priced
 from cwmp_selector.candidates.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray
 
 TASK = 1 << 18
@@ -68,6 +68,66 @@ def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept:
     return count
 
 
+def _extract_lines(
+    x: Any, scale: Any, ratio: Any, per_line: int, square: bool, start: int, positions: Any, kept: Any
+) -> int:
+    """Write positions and values of the entries that pay for themselves, in lines that do; return how many.
+
+    With y = |x| * scale, or its square, an entry is y - 1 ahead. A line is opened if those that are ahead add up to more than `ratio`.
+    """
+    count = 0
+    n = x.size
+    # In the type of the entries: plain numbers would widen every lane.
+    zero, one = scale - scale, scale / scale
+    for line in range(0, n, per_line):
+        end = min(line + per_line, n)
+        total = zero
+        whole = line + (end - line) // 8 * 8
+        for block in range(line, whole, 8):
+            for i in range(block, block + 8):
+                y = abs(x[i] * scale)
+                ahead = (y * y if square else y) - one
+                # NaN is ahead of everything, and is found out later.
+                total += max(zero, ahead)
+        for i in range(whole, end):
+            y = abs(x[i] * scale)
+            ahead = (y * y if square else y) - one
+            total += max(zero, ahead)
+        if not total <= ratio:
+            for i in range(line, end):
+                y = abs(x[i] * scale)
+                positions[count] = start + i
+                kept[count] = x[i]
+                count += not (y * y if square else y) <= one
+    return count
+
+
+def _extract_priced(
+    x: Any, entry: Any, scale: float, price: float, line_j: float, per_line: int, square: bool, start: int,
+    positions: Any, kept: Any, paid: Any,
+) -> int:  # fmt: skip
+    """The same where entries differ in joules, which are written too; -1 if one is not positive and finite."""
+    count = 0
+    n = x.size
+    good = True
+    for line in range(0, n, per_line):
+        end = min(line + per_line, n)
+        total = 0.0
+        for i in range(line, end):
+            y = abs(np.float64(x[i]) * scale)
+            ahead = (y * y if square else y) - price * entry[i]
+            good &= (entry[i] > 0) & (entry[i] < np.inf)
+            total += 0.0 if ahead <= 0 else ahead
+        if not total <= line_j:
+            for i in range(line, end):
+                y = abs(np.float64(x[i]) * scale)
+                positions[count] = start + i
+                kept[count] = x[i]
+                paid[count] = entry[i]
+                count += not (y * y if square else y) <= price * entry[i]
+    return count if good else -1
+
+
 def _split(bits: Any, mask: Any, sure: Any, others: Any) -> int:
     """Write the magnitudes below `sure`, in order; return how many."""
     count = 0
@@ -105,15 +165,21 @@ def _add(target: Any, addend: Any) -> int:
 
 
 @cache
-def compiled(function: Callable[..., int]) -> Callable[..., int]:
-    """Return a loop over NumPy arrays as machine code that releases the interpreter lock; kept on disk where that can be."""
+def compiled(function: Callable[..., int], *, any_order: bool = False) -> Callable[..., int]:
+    """Return a loop over NumPy arrays as machine code that releases the interpreter lock; kept on disk where that can be.
+
+    Args:
+        function: The loop.
+        any_order: Whether sums may be added in any order, several at a time.
+    """
     import numba
 
+    fast: set[str] | bool = {"reassoc"} if any_order else False
     try:
-        kernel = numba.njit(nogil=True, cache=True)(function)
+        kernel = numba.njit(nogil=True, cache=True, fastmath=fast)(function)
     except RuntimeError:
         # Numba finds no place to keep compiled code (a read-only installation): compile once per process instead.
-        kernel = numba.njit(nogil=True)(function)
+        kernel = numba.njit(nogil=True, fastmath=fast)(function)
     compiled: Callable[..., int] = kernel
     return compiled
 
@@ -152,6 +218,56 @@ class NumbaEngine(Engine):
             if compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
                 raise NonFiniteError(place)
             found.append((torch.from_numpy(positions), _values(bits, flat.dtype)))
+        return found
+
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Priced]:
+        """Return the entries that pay for themselves in lines that do; see `Engine.extract_lines`."""
+        views = [flat.numpy() if flat.dtype in (torch.float32, torch.float64) else None for flat in flats]
+        plain = [place for place, view in enumerate(views) if view is None]
+        slow = Engine.extract_lines(self, [flats[p] for p in plain], [offers[p] for p in plain], square=square)
+        kernel, priced = compiled(_extract_lines, any_order=True), compiled(_extract_priced, any_order=True)
+        results: dict[Task, tuple[Bits, Bits, Bits | None]] = {}
+        bad: list[int] = []
+
+        def work(queue: Iterator[Task]) -> None:
+            positions = np.empty(TASK + 1, np.int64)
+            paid = np.empty(TASK + 1)
+            scratch: dict[Any, Bits] = {}
+            for place, start in queue:
+                view, offer = views[place], offers[place]
+                if view is None:
+                    continue
+                part = view[start : start + TASK - TASK % offer.per_line]
+                kept = scratch.setdefault(part.dtype, np.empty(TASK + 1, part.dtype))
+                if offer.own is None:
+                    real = part.dtype.type
+                    least, ratio = real(offer.scale), real(offer.ratio)
+                    count = kernel(part, least, ratio, offer.per_line, square, start, positions, kept)
+                else:
+                    own = offer.own.numpy()[start : start + part.size]
+                    count = priced(
+                        part, own, offer.scale, offer.price, offer.line_j, offer.per_line, square, start, positions,
+                        kept, paid,
+                    )  # fmt: skip
+                if count < 0:
+                    bad.append(place)
+                    continue
+                more = None if offer.own is None else paid[:count].copy()
+                results[place, start] = positions[:count].copy(), kept[:count].copy(), more
+
+        steps = [TASK - TASK % offer.per_line for offer in offers]
+        _share([flat.numel() for flat in flats], work, steps)
+        if bad:
+            raise CostError(min(bad))
+        found: list[Priced] = []
+        for place, (flat, view, step) in enumerate(zip(flats, views, steps, strict=True)):
+            if view is None:
+                found.append(slow.pop(0))
+                continue
+            mine = [results[place, start] for start in range(0, flat.numel(), step)]
+            pick = [np.concatenate([part[n] for part in mine]) if mine else np.empty(0) for n in (0, 1)]
+            costs = [part[2] for part in mine if part[2] is not None]
+            found.append((pick[0].astype(np.int64, copy=False), pick[1], np.concatenate(costs) if costs else None))
         return found
 
     def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
@@ -236,9 +352,13 @@ def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tens
     return None
 
 
-def _share(sizes: Sequence[int], work: Callable[[Iterator[Task]], None]) -> None:
+def _share(sizes: Sequence[int], work: Callable[[Iterator[Task]], None], steps: Sequence[int] | None = None) -> None:
     """Let torch's number of threads work through the parts of all layers; an error in one of them is raised here."""
-    tasks = [(place, start) for place, size in enumerate(sizes) for start in range(0, size, TASK)]
+    tasks = [
+        (place, start)
+        for place, (size, step) in enumerate(zip(sizes, steps or [TASK] * len(sizes), strict=True))
+        for start in range(0, size, step)
+    ]
     queue = iter(tasks)
     helpers = min(torch.get_num_threads(), len(tasks)) - 1
     if helpers < 1 or sum(sizes) <= SMALL:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cwmp_profiler.packages import how_to_install
@@ -61,6 +63,39 @@ class NonFiniteError(Exception):
         self.place = place
 
 
+class CostError(Exception):
+    """A cost of an entry is not positive and finite; holds the layer's place."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the entries and lines of a layer must be worth to be candidates, a little less than it says.
+
+    Attributes:
+        scale: Factor of a magnitude; where entries cost alike, one of exactly 1 after it is worth its joules.
+        ratio: Joules of a line in those of an entry.
+        per_line: Entries of a line.
+        own: Joules of each entry where they differ, flat float64.
+        price: Value per joule.
+        line_j: Value that a line costs.
+    """
+
+    scale: float
+    ratio: float
+    per_line: int
+    own: torch.Tensor | None = None
+    price: float = 0.0
+    line_j: float = 0.0
+
+
+Priced: TypeAlias = "tuple[IntArray, npt.NDArray[Any], FloatArray | None]"
+"""Of one layer: ascending positions of its candidates, their values, and their joules where entries differ."""
+
+
 class Engine:
     """The three passes over candidates, in plain torch. `fast.NumbaEngine` has the same answers."""
 
@@ -75,6 +110,22 @@ class Engine:
             if not bool(torch.isfinite(values).all()):
                 raise NonFiniteError(place)
         return found
+
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Priced]:
+        """Return, for each flat tensor, the entries worth their joules in lines whose surplus is worth theirs.
+
+        Args:
+            flats: Flat tensors.
+            offers: What they must be worth.
+            square: Whether a magnitude's square is its value, or itself.
+
+        Raises:
+            CostError: If a joule of an entry is not positive and finite.
+        """
+        return [
+            _extract_lines(flat, offer, place, square=square)
+            for place, (flat, offer) in enumerate(zip(flats, offers, strict=True))
+        ]
 
     def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
         """Return how many candidates of a layer reach the bits `sure`, and the magnitude bits of the others, in order."""
@@ -92,6 +143,36 @@ class Engine:
     def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
         """Return a loop over NumPy arrays as this engine runs it; here as it is."""
         return function
+
+
+def _extract_lines(flat: torch.Tensor, offer: Offer, place: int, *, square: bool) -> Priced:
+    found: list[tuple[IntArray, npt.NDArray[Any], FloatArray | None]] = []
+    step = CHUNK - CHUNK % offer.per_line
+    for start in range(0, flat.numel(), step):
+        part = flat[start : start + step]
+        wide = (
+            part if part.dtype == torch.float64 else part.to(torch.float64 if offer.own is not None else torch.float32)
+        )
+        worth = (wide * offer.scale).abs_()
+        worth = worth.square_() if square else worth
+        own = None if offer.own is None else offer.own[start : start + step]
+        if own is not None and not bool((torch.isfinite(own) & (own > 0)).all()):
+            raise CostError(place)
+        ahead = worth.sub_(1.0 if own is None else own * offer.price).clamp_(min=0.0)
+        lines = torch.nn.functional.pad(ahead, (0, -ahead.numel() % offer.per_line)).view(-1, offer.per_line)
+        opened = ~(lines.sum(1) <= (offer.ratio if own is None else offer.line_j))
+        bought = (~(lines <= 0) & opened[:, None]).view(-1)[: ahead.numel()].nonzero().view(-1)
+        values = part[bought] if part.dtype in (torch.float32, torch.float64) else part[bought].to(torch.float32)
+        paid = None if own is None else own[bought].cpu().numpy()
+        found.append(((bought + start).cpu().numpy(), values.cpu().numpy(), paid))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0), None
+    paid_all = [paid for _, _, paid in found if paid is not None]
+    return (
+        np.concatenate([where for where, _, _ in found]),
+        np.concatenate([values for _, values, _ in found]),
+        np.concatenate(paid_all) if paid_all else None,
+    )
 
 
 def _extract_one(flat: torch.Tensor, least: int) -> Found:
@@ -115,19 +196,19 @@ def layer_thresholds(score: float, weights: FloatArray, dtypes: Sequence[torch.d
     return result
 
 
-def sample_positions(sizes: Sequence[int]) -> list[IntArray]:
+def sample_positions(sizes: Sequence[int], about: int = SAMPLE) -> list[IntArray]:
     """Return positions to sample in layers of the given sizes; see `_sample_positions`."""
-    return _sample_positions(tuple(sizes))
+    return _sample_positions(tuple(sizes), about)
 
 
 @lru_cache(maxsize=4)
-def _sample_positions(sizes: tuple[int, ...]) -> list[IntArray]:
+def _sample_positions(sizes: tuple[int, ...], about: int) -> list[IntArray]:
     """Return positions to sample in layers of the given sizes: one at a fixed pseudo-random place of every stride.
 
     The places depend on nothing but the sizes, so a selection is repeatable; a regular stride could run in step with
     the rows of a matrix.
     """
-    stride = max(sum(sizes) // SAMPLE, 1)
+    stride = max(sum(sizes) // about, 1)
     result = []
     for size in sizes:
         count = min(max(size // stride, LEAST_SAMPLE), size)

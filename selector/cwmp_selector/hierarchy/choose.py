@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cwmp_selector.candidates.find import NonFiniteError
-from cwmp_selector.candidates.floats import FloatArray, IntArray
+from cwmp_selector.candidates.find import Engine
+from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.greedy.rules import power_of
+from cwmp_selector.hierarchy.collect import Collector
 from cwmp_selector.hierarchy.orders import Order
-from cwmp_selector.hierarchy.pool import Pool, lines_in, scores_of, summed
+from cwmp_selector.hierarchy.pool import Pool, scores_of
 from cwmp_selector.hierarchy.prices import Prices
 from cwmp_selector.hierarchy.search import EXACT, Search
 
@@ -29,6 +30,9 @@ MET = 0.9995
 
 RIVALS = ("cwmp-l1", "top-k", "cheapest")
 """Rules that "cwmp" never keeps less than at the same joules."""
+
+ROOM = 1e-4
+"""Share of the value that the certificate must leave open for the rivals of a large gradient to be tried."""
 
 
 @dataclass(frozen=True)
@@ -66,88 +70,88 @@ class Chooser:
         keys: Flat tensors that rank the entries.
         prices: Joules.
         energy: The joules of positions as they will be sent, correctly rounded.
+        engine: Way of finding candidates.
     """
 
     def __init__(
-        self, keys: Sequence[torch.Tensor], prices: Prices, energy: Callable[[Sequence[torch.Tensor]], float]
+        self,
+        keys: Sequence[torch.Tensor],
+        prices: Prices,
+        energy: Callable[[Sequence[IntArray]], float],
+        engine: Engine,
     ) -> None:
         self.keys, self.prices, self.energy = keys, prices, energy
-        self._magnitudes = [key.detach().to(torch.float64).abs().cpu().numpy() for key in keys]
-        for place, magnitudes in enumerate(self._magnitudes):
-            if magnitudes.size and not np.isfinite(magnitudes.max()):
-                raise NonFiniteError(place)
-        largest = max((float(m.max()) for m in self._magnitudes if m.size), default=0.0)
-        # A power of two, so that values keep their digits while squares neither overflow nor vanish.
-        self._unit = 2.0 ** math.floor(math.log2(largest)) if largest else 1.0
-
-    def pool(self, power: int) -> Pool:
-        """Return the entries that are not zero, valued by a power of their magnitude."""
-        sizes = self.prices.sizes
-        everything = np.concatenate([np.empty(0), *self._magnitudes])
-        tensor = np.repeat(np.arange(sizes.size), sizes)
-        position = np.arange(everything.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        value = everything / self._unit
-        value = value * value if power == 2 else value
-        some = value > 0
-        entry = self.prices.entry[tensor]
-        for place, own in self.prices.own.items():
-            entry[tensor == place] = own.cpu().numpy()
-        norm = summed(tensor, value, sizes.size)
-        tensor, position, value, entry = tensor[some], position[some], value[some], entry[some]
-        line, first = lines_in(tensor, position, self.prices.per_line)
-        return Pool(tensor, position, value, entry, line, first, complete=True, norm=norm)
+        self.candidates = Collector(keys, prices, engine)
 
     def by_price(self, rule: str, budget: float, lambda_: float | None) -> Outcome:
         """Return the choice of most value per joule within a budget, of entries worth at least `lambda_`."""
         power = power_of(rule)
-        unit = self._unit**power
+        unit = self.candidates.unit**power
         floor = (lambda_ or 0.0) / unit
-        search = Search(self.pool(power), self.prices, floor)
-        density = min(budget / max(float(self.prices.whole.sum()), 1e-300), 0.5)
+        whole = (self.prices.whole <= budget) & self.prices.gains
+        low, density = self.candidates.bracket(power, budget, whole)
+        low = max(low, floor)
+        search = Search(self.candidates.above(power, low, whole), self.prices, floor, whole=whole)
 
         def plan(most: float) -> _Plan:
-            chosen = search.best(most, density)
-            assert chosen is not None  # noqa: S101 - all entries are candidates
+            nonlocal search, low
+            while (chosen := search.best(most, density)) is None:
+                low = low / 4 if low > 1e-9 * float(search.pool.value.max(initial=0.0)) else 0.0
+                pool = self.candidates.above(power, max(low, floor), whole)
+                search = Search(pool, self.prices, floor, whole=whole)
             positions = self._positions(search.pool, np.flatnonzero(chosen.kept))
             for place in np.flatnonzero(chosen.whole):
                 positions[place] = np.arange(self.prices.sizes[place])
-            done = bool(chosen.price <= floor)
-            return _Plan(positions, chosen.value, chosen.bound, chosen.price, done)
+            return _Plan(positions, chosen.value, chosen.bound, chosen.price, bool(chosen.price <= floor))
 
         found = self._paid(plan, budget)
-        if rule == "cwmp" and not floor and found.bound > found.value * (1 + 1e-9):
-            value = self._value(found.positions)
-            for rival in RIVALS:
-                other = self.by_price(rival, budget, None) if rival == "cwmp-l1" else self.ordered(rival, budget)
-                theirs = [where.cpu().numpy() for where in other.positions]
-                if (worth := self._value(theirs)) > value * (1 + 1e-12):
-                    value, found = worth, replace(found, positions=theirs, value=worth)
+        room = 1e-12 if self.candidates.small else ROOM
+        if rule == "cwmp" and not floor and found.bound > found.value * (1 + room):
+            found = self._rivalled(found, budget)
         gap = None if floor else max(found.bound - found.value, 0.0) * unit
         return Outcome(self._tensors(found.positions), max(found.price * unit, lambda_ or 0.0), gap)
 
+    def _rivalled(self, found: _Plan, budget: float) -> _Plan:
+        """Return the plan, or what another rule keeps if that is worth more."""
+        value = self._value(found.positions)
+        for rival in RIVALS:
+            other = self.by_price(rival, budget, None) if rival == "cwmp-l1" else self.ordered(rival, budget)
+            theirs = [where.cpu().numpy() for where in other.positions]
+            if (worth := self._value(theirs)) > value * (1 + 1e-12):
+                value, found = worth, replace(found, positions=theirs, value=worth)
+        return found
+
     def ordered(self, rule: str, budget: float) -> Outcome:
         """Return the longest start of a fixed order within a budget: by magnitude, or for "cheapest" by joules first."""
-        pool = self.pool(1)
-        dear = pool.entry + self.prices.line[pool.tensor]
-        order = np.lexsort((-pool.value, dear)) if rule == "cheapest" else np.argsort(-pool.value, kind="stable")
-        starts = Order(pool, self.prices, order)
+        least = 0.0 if rule == "cheapest" else self.candidates.bracket_larger(budget)
+        starts = self._order(rule, least)
 
         def plan(most: float) -> _Plan:
-            places = starts.longest(most)
-            return _Plan(self._positions(pool, places), 0.0, everything=places.size == pool.size)
+            nonlocal starts, least
+            while (places := starts.longest(most)).size == starts.pool.size and least:
+                least = least / 4 if least > 1e-9 * float(starts.pool.value.max(initial=0.0)) else 0.0
+                starts = self._order(rule, least)
+            everything = places.size == starts.pool.size
+            return _Plan(self._positions(starts.pool, places), 0.0, everything=everything)
 
         return Outcome(self._tensors(self._paid(plan, budget).positions))
 
+    def _order(self, rule: str, least: float) -> Order:
+        pool = self.candidates.larger(least)
+        if rule == "cheapest":
+            dear = pool.entry + self.prices.line[pool.tensor]
+            return Order(pool, self.prices, np.lexsort((-pool.value, dear)))
+        return Order(pool, self.prices, np.argsort(-pool.value, kind="stable"))
+
     def counted(self, rule: str, count: int) -> Outcome:
         """Return the first `count` entries of the rule's order; by value per joule lines count, tensors and bits do not."""
-        pool = self.pool(power_of(rule))
+        pool = self.candidates.complete(power_of(rule))
         if rule in ("cwmp", "cwmp-l1"):
             scores = scores_of(pool, pool.entry, self.prices.line[pool.tensor[pool.first]])
             order = np.lexsort((-pool.value / pool.entry, -scores.score))
-        elif rule == "cheapest":
-            order = np.lexsort((-pool.value, pool.entry + self.prices.line[pool.tensor]))
         else:
-            order = np.argsort(-pool.value, kind="stable")
+            order = self._order(rule, 0.0).order
+            pool = self.candidates.complete(1)
         gap = 0.0 if rule == "top-k" else None
         return Outcome(self._tensors(self._positions(pool, order[:count])), gap_bound=gap)
 
@@ -158,7 +162,7 @@ class Chooser:
         for turn in range(TURNS):
             found = plan(most)
             bound = max(bound, found.bound)
-            paid = self.energy(self._tensors(found.positions))
+            paid = self.energy(found.positions)
             if paid <= budget:
                 low = max(low, most)
                 best = found if found.value >= best.value else best
@@ -178,8 +182,11 @@ class Chooser:
 
     def _value(self, positions: Sequence[IntArray]) -> float:
         """Return the squared norm at positions, in units."""
-        parts: list[FloatArray] = [m[where] / self._unit for m, where in zip(self._magnitudes, positions, strict=True)]
-        return math.fsum(float(part @ part) for part in parts)
+        parts = []
+        for key, where in zip(self.keys, positions, strict=True):
+            held = key[torch.from_numpy(where).to(key.device)].to(torch.float64) / self.candidates.unit
+            parts.append(float(held @ held))
+        return math.fsum(parts)
 
     def _positions(self, pool: Pool, places: IntArray) -> list[IntArray]:
         places = np.sort(places)
@@ -188,4 +195,4 @@ class Chooser:
 
     def _tensors(self, positions: Sequence[IntArray]) -> list[torch.Tensor]:
         pairs = zip(positions, self.keys, strict=True)
-        return [torch.from_numpy(where.astype(np.int64)).to(key.device) for where, key in pairs]
+        return [torch.from_numpy(where.astype(np.int64, copy=False)).to(key.device) for where, key in pairs]

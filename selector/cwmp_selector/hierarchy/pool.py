@@ -26,8 +26,9 @@ class Pool:
         entry: Joules of keeping it, without line and bits.
         line: Number of its line among the lines that hold candidates.
         first: Place of the first candidate of each line, shape (lines,).
-        complete: Whether all entries that are not zero are candidates.
+        low: Price from which all that is bought is among the candidates; 0 if all entries that are not zero are.
         norm: Value of all entries of each tensor, candidates or not, in units, shape (tensors,).
+        weight: Of a sample, how many candidates each stands for.
     """
 
     tensor: IntArray
@@ -36,13 +37,19 @@ class Pool:
     entry: FloatArray
     line: IntArray
     first: IntArray
-    complete: bool
+    low: float
     norm: FloatArray
+    weight: FloatArray | None = None
 
     @property
     def size(self) -> int:
         """Number of candidates."""
         return self.tensor.size
+
+    @property
+    def complete(self) -> bool:
+        """Whether all entries that are not zero are candidates."""
+        return self.low == 0
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
-from cwmp_selector.candidates.floats import FloatArray, IntArray
+from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.costs import AnyCosts, TieredCosts, checked, find
 from cwmp_selector.errors import SelectionError
@@ -83,6 +83,11 @@ class Prices:
     def whole(self) -> FloatArray:
         """Joules of each tensor when all of it is kept."""
         return np.minimum(self.dense, self.parts(self.sizes)) + self.bit_j * self.value_bits * self.sizes
+
+    @property
+    def gains(self) -> BoolArray:
+        """Which tensors may cost less whole: those with dense kernels or positions to save."""
+        return (np.isfinite(self.dense) | (self.bit_j > 0)) & (self.sizes > 0)
 
     def lines_of(self, sizes: IntArray) -> IntArray:
         """Return the lines that so many entries fill."""

@@ -71,24 +71,23 @@ class Search:
         pool: The candidates.
         prices: Joules.
         floor: Least price at which anything may be bought.
+        whole: Which tensors may be kept whole, shape (tensors,).
     """
 
-    def __init__(self, pool: Pool, prices: Prices, floor: float = 0.0) -> None:
+    def __init__(self, pool: Pool, prices: Prices, floor: float = 0.0, *, whole: BoolArray) -> None:
         self.pool, self.prices, self.floor = pool, prices, floor
         self.lines = prices.line[pool.tensor[pool.first]]
         self.entry = pool.entry + (prices.bit_j * prices.value_bits)[pool.tensor]
-        # Without dense kernels, and without positions to save, a whole tensor is no more than the sum of its parts.
-        gains = (np.isfinite(prices.dense) | (prices.bit_j > 0)) & (pool.norm > 0)
-        self.whole = np.where(gains, prices.whole, np.inf)
+        self.whole = np.where(whole & (pool.norm > 0), prices.whole, np.inf)
 
-    def best(self, budget: float, density: float) -> Chosen | None:
+    def best(self, budget: float, density: FloatArray) -> Chosen | None:
         """Return the best choice found within a budget; None if the candidates end before it does.
 
         Args:
             budget: Joules.
-            density: A guess of the share of entries that is kept.
+            density: A guess of the share of entries that is kept of each tensor.
         """
-        forms = self.prices.nearest(np.full(self.prices.sizes.size, density))
+        forms = self.prices.nearest(density)
         best, bound = None, np.inf
         for _ in range(ROUNDS if self.prices.bit_j else 1):
             found = Planned(self, self.prices.densities[forms]).best(budget)
@@ -156,7 +155,8 @@ class Planned:
             table = np.bincount(place, amounts, tensors * self.bins).reshape(tensors, self.bins)
             return np.asarray(table[:, ::-1].cumsum(axis=1)[:, ::-1])
 
-        self.values, self.costs = above(pool.value), above(self.scores.cost)
+        weight = 1.0 if pool.weight is None else pool.weight
+        self.values, self.costs = above(pool.value * weight), above(self.scores.cost * weight)
         self.norm = self.values[:, 0] if pool.complete and not search.floor else pool.norm
         prices_at = edges.view(np.float64).copy()
         if pool.complete or search.floor:
@@ -199,9 +199,9 @@ class Planned:
             middle = (low + high) // 2
             low, high = (low, middle) if self.at(middle).cost <= most else (middle, high)
         fits = self.at(high)
+        if fits.price < self.pool.low:
+            return None
         if high == 0:
-            if not (self.pool.complete or self.search.floor):
-                return None
             kept = (fits.modes == SPARSE)[self.pool.tensor] & (self.scores.score >= fits.price)
             bound = fits.value + fits.price * (most - fits.cost)
             return Chosen(kept, fits.modes == WHOLE, fits.value, fits.cost, fits.price, fits.price, bound)
@@ -219,10 +219,22 @@ class Planned:
                     found += [c for c in [self.within(mode * alone[place], most)] if c is not None]
         best = self._opened(max(found, key=lambda choice: choice.value), most)
         price = best.price if best.kept.any() else fits.price
-        levels = [fits, beyond, self.at_price(found[0].price if apart.size == 0 else price)]
+        if price < self.pool.low:
+            return None
+        levels = [fits, self.at_price(found[0].price if apart.size == 0 else price)]
+        levels += [beyond] if beyond.price >= self.pool.low else []
         bounds = [level.value + level.price * (most - level.cost) for level in levels]
         least = int(np.argmin(bounds))
         return replace(best, price=price, dual=levels[least].price, bound=bounds[least])
+
+    def price_of(self, joules: float) -> tuple[float, BoolArray]:
+        """Return a price at which a bit more than so many joules are spent, and which candidates are bought at it."""
+        low, high = 0, self.edges.size - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.at(middle).cost <= joules else (middle, high)
+        price = float(self.edges[low]) if low else 0.0
+        return price, self.scores.score >= price
 
     def at_price(self, price: float) -> Level:
         """Return the best choice at any price."""
