@@ -199,7 +199,7 @@ class Planned:
             middle = (low + high) // 2
             low, high = (low, middle) if self.at(middle).cost <= most else (middle, high)
         fits = self.at(high)
-        if fits.price < self.pool.low:
+        if fits.price < self.pool.low or (high == 0 and not (self.pool.complete or self.search.floor)):
             return None
         if high == 0:
             kept = (fits.modes == SPARSE)[self.pool.tensor] & (self.scores.score >= fits.price)
