@@ -81,24 +81,24 @@ def _extract_lines(
     zero, one = scale - scale, scale / scale
     for line in range(0, n, per_line):
         end = min(line + per_line, n)
-        total = zero
+        total, odd = zero, zero
         whole = line + (end - line) // 8 * 8
         for block in range(line, whole, 8):
             for i in range(block, block + 8):
                 y = abs(x[i] * scale)
-                ahead = (y * y if square else y) - one
-                # NaN is ahead of everything, and is found out later.
-                total += max(zero, ahead)
+                # Zero, unless it is NaN or infinite: comparisons would lose those.
+                odd += y - y
+                total += max((y * y if square else y) - one, zero)
         for i in range(whole, end):
             y = abs(x[i] * scale)
-            ahead = (y * y if square else y) - one
-            total += max(zero, ahead)
-        if not total <= ratio:
+            odd += y - y
+            total += max((y * y if square else y) - one, zero)
+        if total > ratio or odd != zero:
             for i in range(line, end):
                 y = abs(x[i] * scale)
                 positions[count] = start + i
                 kept[count] = x[i]
-                count += not (y * y if square else y) <= one
+                count += (y * y if square else y) > one or y - y != zero
     return count
 
 
@@ -112,19 +112,20 @@ def _extract_priced(
     good = True
     for line in range(0, n, per_line):
         end = min(line + per_line, n)
-        total = 0.0
+        total = odd = 0.0
         for i in range(line, end):
             y = abs(np.float64(x[i]) * scale)
             ahead = (y * y if square else y) - price * entry[i]
             good &= (entry[i] > 0) & (entry[i] < np.inf)
-            total += 0.0 if ahead <= 0 else ahead
-        if not total <= line_j:
+            odd += y - y
+            total += max(ahead, 0.0)
+        if total > line_j or odd != 0.0:
             for i in range(line, end):
                 y = abs(np.float64(x[i]) * scale)
                 positions[count] = start + i
                 kept[count] = x[i]
                 paid[count] = entry[i]
-                count += not (y * y if square else y) <= price * entry[i]
+                count += (y * y if square else y) > price * entry[i] or y - y != 0.0
     return count if good else -1
 
 

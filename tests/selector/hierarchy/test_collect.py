@@ -80,9 +80,12 @@ def test_a_wrong_sample_costs_a_pass_and_nothing_else(monkeypatch, engine):
     g = gradient()
     right = Selector(costs_of(g, "layer"), budget_j=20_000.0, engine=engine).select(g)
     bracket = collect.Collector.bracket
-    monkeypatch.setattr(
-        collect.Collector, "bracket", lambda self, *a: (lambda low, density: (30 * low, density))(*bracket(self, *a))
-    )
+
+    def wrong(self, *arguments):
+        low, density = bracket(self, *arguments)
+        return 30 * low, density
+
+    monkeypatch.setattr(collect.Collector, "bracket", wrong)
     same(right, Selector(costs_of(g, "layer"), budget_j=20_000.0, engine=engine).select(g))
 
 
