@@ -130,9 +130,16 @@ def sample(layer: Layer, direction: str, joules: float | None = None, noise: flo
         inner = layer.channels * window
         weights = inner * layer.out
         tiles = math.ceil(layer.out / TILE) * TILE
-        logs |= {"inner": inner, "weights": weights, "products": rows * weights, "columns": rows * inner}
+        logs |= {
+            "channels": layer.channels,
+            "inner": inner,
+            "weights": weights,
+            "products": rows * weights,
+            "columns": rows * inner,
+        }
         fills = {
             "outer_fill": layer.out / tiles,
+            "channels_fill": layer.channels / (math.ceil(layer.channels / 8) * 8),
             "inner_fill": inner / (math.ceil(inner / TILE) * TILE),
             "rows_fill": rows / (math.ceil(rows / TILE) * TILE),
         }
@@ -161,7 +168,7 @@ def counter_noise(seconds: float) -> float:
 
 def bare(sample: Sample) -> Sample:
     """Return a sample without physics: the logarithms of its shape against the logarithm of its joules."""
-    shape = ("batch", "side", "kernel", "stride", "outer", "channels", "inner")
+    shape = ("batch", "side", "kernel", "stride", "outer", "channels")
     features = {name: value for name, value in sample.features.items() if name.removeprefix("log_") in shape}
     return replace(sample, features=features, counts={"call": 1.0})
 

@@ -107,14 +107,13 @@ class Process:
 
 
 class Trees:
-    """Boosted trees for the median of what is left; they have no spread of their own."""
+    """Boosted trees for the mean of what is left; they have no spread of their own."""
 
     kind: Kind = "trees"
 
     def fit(self, rows: Array, left: Array, noise: Array, seed: int) -> Trees:
         """Fit as `Process.fit`."""
         self._trees = HistGradientBoostingRegressor(
-            loss="absolute_error",
             max_iter=200,
             max_leaf_nodes=16,
             learning_rate=0.08,
@@ -125,7 +124,7 @@ class Trees:
         return self
 
     def predict(self, rows: Array) -> tuple[Array, Array]:
-        """Return (median, zeros) for new rows."""
+        """Return (mean, zeros) for new rows."""
         return np.asarray(self._trees.predict(rows)), np.zeros(len(rows))
 
     def to_json(self) -> dict[str, Any]:
