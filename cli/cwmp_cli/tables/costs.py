@@ -57,6 +57,12 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
         f"dense       {si(sum(dense.values()), 'J')} for all {entries:,} entries ({parts})",
         f"budget      {si(gain.budget_j, 'J')} is what Top-K spends on {gain.top_k.kept:,.0f} entries",
     ]
+    sure = costs.interval_j({name: costs.numel(name) for name in costs.names()})
+    if sure.holds:
+        reading = "" if "gain" in sure.holds else "; the gain of the meter is not known and not in it"
+        lines.append(
+            f"sure to     {si(sure.low_j, 'J')} to {si(sure.high_j, 'J')} for the device's part of that (95%: {', '.join(sure.holds)}{reading})"
+        )
     always = {cause: joules for cause, joules in costs.always_j().items() if joules}
     if always:
         told = ", ".join(f"{cause} {si(joules, 'J')}" for cause, joules in always.items())
@@ -106,6 +112,7 @@ def costs_json(costs: LayerCosts, gain: Gain, *, model: str, warnings: list[str]
         "variation": costs.variation(),
         "dense_j": costs.dense_j(),
         "dense_parts_j": costs.parts_j(everything),
+        "dense_device_interval_j": costs.interval_j(everything)._asdict(),
         "burst_j": costs.burst_j(),
         "always_j": costs.always_j(),
         "gradient": None if costs.gradient is None else asdict(costs.gradient),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cwmp_costmodels.costs.interval import Interval, interval_j
 from cwmp_costmodels.costs.scenario import Scenario, open_links
 from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
 from cwmp_costmodels.costs.tiers import TensorCosts
@@ -167,6 +168,10 @@ class LayerCosts:
         if any(kept.values()):
             total["fixed"] += self.burst_j()
         return total
+
+    def interval_j(self, kept: Mapping[str, int]) -> Interval:
+        """Return the device's joules of kept entries with a 95% interval: coefficients, held-out error, gain of the meter."""
+        return interval_j(self, kept)
 
     def always_j(self) -> dict[str, float]:
         """Return the joules that a round spends whatever is kept, by cause: `select`, `zero_grad`. No budget of entries pays them.

@@ -223,23 +223,16 @@ class LayerCost:
 
     def _whole_step_j(self) -> float:
         """Return the joules of zeroing a gradient and stepping densely, all local steps."""
-        factor, caches = self.factors["dense"], self.prices.profile.device.info().processor_caches
-        zero = blend(
-            self.shares or {self.level: 1.0},
-            lambda level: elementwise(
-                self.tensor.numel, level, ZERO_GRAD[:1], self.tensor.entry_bytes, processor_caches=caches
-            ),
-        )
-        step = self._counts(
-            self.tensor.numel,
-            self.shares or {self.level: 1.0},
-            self.scenario.optimizer,
-            None,
-            weight_decay=self.scenario.weight_decay,
-        )
-        counts = add(zero, step)
-        joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
+        factor = self.factors["dense"]
+        joules = self.prices.joules(self._whole_step_counts(), factor=factor.value, time_factor=factor.time_value)
         return self.scenario.local_steps * sum(joules.values())
+
+    def _whole_step_counts(self) -> Counts:
+        shares, caches = self.shares or {self.level: 1.0}, self.prices.profile.device.info().processor_caches
+        size, width = self.tensor.numel, self.tensor.entry_bytes
+        zero = blend(shares, lambda level: elementwise(size, level, ZERO_GRAD[:1], width, processor_caches=caches))
+        decay = self.scenario.weight_decay
+        return add(zero, self._counts(size, shares, self.scenario.optimizer, None, weight_decay=decay))
 
     def always_j(self) -> dict[str, float]:
         """Return the joules that are spent whatever is kept: `select` once, `zero_grad` in every local step.
@@ -306,6 +299,28 @@ class LayerCost:
             sources[origin] = self.gradient_flops * self.scenario.local_steps * self.prices.price(origin).joules()
         parts = self.entry_parts_j(kept)
         return sources | {cause: parts[cause] for cause in ("uplink", "downlink") if parts[cause]}
+
+    def device_sources_j(self, kept: float) -> dict[str, tuple[float, float]]:
+        """Return (dynamic, static) joules of the device by count, operator calls and what is paid once included."""
+        found: dict[str, tuple[float, float]] = {}
+
+        def add_to(times: float, factor: Factor, counts: Counts) -> None:
+            for count, amount in counts.items():
+                price = self.prices.price(count)
+                dynamic_j, static_j = found.get(count, (0.0, 0.0))
+                found[count] = (
+                    dynamic_j + times * amount * factor.value * price.dynamic_j,
+                    static_j + times * amount * factor.time_value * price.static_j,
+                )
+
+        for times, factor, counts in self._updates(kept, None):
+            add_to(times, factor, counts)
+        if self._decays_whole and kept < self.tensor.numel:
+            add_to(self.scenario.local_steps, self.factors["dense"], self._whole_step_counts())
+        if self.gradient_flops:
+            flops = {f"flop_{self.tensor.dtype}": self.gradient_flops * kept}
+            add_to(self.scenario.local_steps, Factor(1.0, 1.0, None), flops)
+        return found
 
     def _air_j(self, bits: float) -> tuple[float, float]:
         return bits * self.links.up_j_per_bit, bits * self.links.down_j_per_bit * self.scenario.receivers

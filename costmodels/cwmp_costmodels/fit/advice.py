@@ -51,6 +51,12 @@ def _blind(profile: Profile) -> list[str]:
     share = profile.fit.dynamic_share if profile.fit is not None else None
     if share is None or share >= BLIND_SHARE:
         return []
+    if profile.fit is not None and profile.fit.verdict != "bad":
+        text = (
+            f"static power dominates: work adds at most {share:.1%} to it; joules of whole steps are predicted as well as the errors here "
+            "say, joules above static power of a single operation only as far as its coefficient's interval"
+        )
+        return [text]
     warning = (
         f"the fit is bad: meter {profile.meter.name} hardly sees the work, which adds at most {share:.1%} to static power; its "
         "coefficients are noise; take a meter that sees this device (see 'cwmp-profile check' and 'cwmp-profile devices')"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from cwmp_costmodels.fit.bootstrap import LinearFit, Spread
 from cwmp_costmodels.fit.estimator import column_norms
@@ -158,6 +159,8 @@ def judge(
     noise: float | None,
     drift: float,
     dynamic_share: float | None = None,
+    *,
+    seen: bool = False,
 ) -> Verdict | None:
     """Return the verdict on a fit: `good`, `doubtful` or `bad`; None where nothing allows one.
 
@@ -167,8 +170,10 @@ def judge(
         noise: Relative spread of repeats.
         drift: Relative standard deviation of the part of the noise that neighbours in time share.
         dynamic_share: Share of joules that work adds where it adds most; None where the meter cannot tell.
+        seen: Whether the readings prove that work adds joules at all (see `sees_work`): then static power dominates a device that
+            may be predicted as well as any, and a small share alone is no reason to call its fit bad.
     """
-    if dynamic_share is not None and dynamic_share < BLIND_SHARE:
+    if dynamic_share is not None and dynamic_share < BLIND_SHARE and not seen:
         return "bad"
     tests = [lack for lack in lacks if lack is not None]
     if not tests and held_out_error is None:
@@ -180,6 +185,27 @@ def judge(
     if any(lacking(lack) for lack in tests) or far or drift > 0:
         return "doubtful"
     return "good"
+
+
+def sees_work(energy: LinearFit) -> bool:
+    """Whether counts of work explain more of the joules than static power alone does, by an F test at `SIGNIFICANT`.
+
+    A meter that does not see the work reads a constant power, which fits well and says nothing; a device whose static power
+    dominates reads nearly one.
+
+    Args:
+        energy: The energy model, static power's column first.
+    """
+    root = np.sqrt(energy.weight)
+    target, static = root * energy.y / energy.scale, energy.weighted()[:, 0]
+    alone = target - static * float(static @ target) / max(float(static @ static), 1e-300)
+    left = float((energy.weight * energy.residual**2).sum())
+    used = int((energy.coef[1:] > 0).sum())
+    freedom = len(target) - used - 1
+    if not used or freedom < 1:
+        return False
+    statistic = (float(alone @ alone) - left) / used / (max(left, 1e-300) / freedom)
+    return bool(special.fdtrc(used, freedom, max(statistic, 0.0)) < SIGNIFICANT)
 
 
 def lacking(lack: LackOfFit) -> bool:

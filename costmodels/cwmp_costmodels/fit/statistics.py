@@ -15,6 +15,7 @@ from cwmp_costmodels.fit.diagnostics import (
     mean_abs,
     order_correlation,
     repeat_spread,
+    sees_work,
 )
 from cwmp_costmodels.fit.gather import UPDATE, Gathered
 from cwmp_costmodels.fit.held_out import HeldOutErrors
@@ -93,7 +94,9 @@ def fit_block(
         seed=seed,
         static="attributed" if attributed else "included" if included else "both",
         repeat_spread=noise,
-        verdict=judge([energy_lack, time_lack], worst, noise, drift, share),
+        verdict=judge(
+            [energy_lack, time_lack], worst, noise, drift, share, seen=share is not None and sees_work(models.energy)
+        ),
         energy_lack=energy_lack,
         time_lack=time_lack,
         left_out=found.left_out,

@@ -66,6 +66,19 @@ def test_a_meter_that_does_not_see_the_work_gives_no_good_fit(truth, measure_sim
     assert sound.verdict == "good"
 
 
+def test_a_device_that_static_power_dominates_is_not_called_bad_where_it_is_predicted(truth, measure_simulated):
+    known = truth(noise=0.001)
+    large = known.coefficients["static_power"].model_copy(
+        update={"value": 60 * known.coefficients["static_power"].value}
+    )
+    heavy = known.model_copy(update={"coefficients": {**known.coefficients, "static_power": large}, "name": "heavy"})
+    block = fit_sessions([measure_simulated(heavy, name="heavy.jsonl")], bootstrap=50).fit
+    assert block.dynamic_share < 0.05
+    assert block.held_out_energy_error < 0.004
+    assert block.verdict == "good"
+    assert any("static power dominates" in warning for warning in block.warnings)
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say(truth, measure_simulated):
     """Over 25 seeds the 95% intervals hold the truth 90 to 99% of the time, over all coefficients."""
     known = truth()

@@ -1,0 +1,144 @@
+"""Sparse updates of 16 thousand to 24 million entries, 0.1 to 100% of them, three optimisers: predicted against timed.
+
+    python benchmarks/update_curves.py [--seed 0]
+
+Processor seconds of this machine, one thread: memory and arithmetic as the plan `quick` has them (what the physics is fitted to), updates
+at a grid of sizes (what the curves are fitted to), and sixty updates of sizes and densities in between (what is predicted and was
+never seen). Printed: mean and worst error of physics alone, with one factor for each optimiser and mode, with curves in n, and with
+curves in n and the density; and what repeats differ by. Wanted: at most 15% with the curves. Three minutes, alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from cwmp_costmodels.fit.estimator import RelativeNNLS
+from cwmp_costmodels.operators.family import fit_family
+from cwmp_costmodels.operators.prior import Prior
+from cwmp_costmodels.operators.sample import Sample
+from cwmp_profiler.devices.torch_device import TorchDevice
+from cwmp_profiler.workloads import WORKLOADS
+from cwmp_profiler.workloads.base import Point
+
+SIZES = tuple(int(16_384 * 1500 ** (step / 7)) for step in range(8))
+DENSITIES = (0.001, 0.01, 0.1, 0.5)
+OPTIMIZERS = ("sgd", "momentum", "adam")
+WANTED = 0.15
+BATCH_S = 0.012
+BATCHES = 5
+
+
+def update(n: int, optimizer: str, density: float) -> Point:
+    mode = "dense" if density >= 1 else "sparse"
+    params = {"layer": "linear", "shape": [n], "n": n, "optimizer": optimizer, "mode": mode, "density": density}
+    return Point(workload="update.step", params=params)
+
+
+def timed(device: TorchDevice, point: Point) -> tuple[float, float]:
+    """Return processor seconds of one iteration, and what batches of them differ by (relative)."""
+    runner = device.prepare(point)
+    runner.run(1)
+    start = time.process_time()
+    runner.run(1)
+    count = max(int(BATCH_S / max(time.process_time() - start, 1e-6)), 1)
+    found = []
+    for _ in range(BATCHES):
+        start = time.process_time()
+        runner.run(count)
+        found.append((time.process_time() - start) / count)
+    runner.close()
+    found.sort()
+    return found[1], (found[3] - found[1]) / found[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    draw = random.Random(parser.parse_args().seed)
+    device = TorchDevice("cpu", threads=1)
+    plain = [
+        point
+        for workload in WORKLOADS.values()
+        if workload.name.startswith(("memory.", "compute."))
+        for point in workload.points(device.info, "quick")
+    ]
+    grid = [update(n, how, density) for n in SIZES for how in OPTIMIZERS for density in (*DENSITIES, 1.0)]
+    unseen = [
+        update(
+            round(math.exp(draw.uniform(math.log(SIZES[0]), math.log(24e6)))),
+            draw.choice(OPTIMIZERS),
+            draw.choice((1.0, math.exp(draw.uniform(math.log(0.001), 0)), math.exp(draw.uniform(math.log(0.001), 0)))),
+        )
+        for _ in range(60)
+    ]
+    unseen = [point for point in unseen if point.params["n"] * point.params["density"] >= 16]
+    order = [(kind, point) for kind, points in (("plain", plain), ("grid", grid), ("new", unseen)) for point in points]
+    draw.shuffle(order)
+    samples: dict[str, list[Sample]] = {"plain": [], "grid": [], "new": []}
+    spreads = []
+    for kind, point in order:
+        seconds, spread = timed(device, point)
+        spreads.append(spread)
+        samples[kind].append(_sample(point, device, seconds))
+    names = sorted({name for sample in samples["plain"] for name in sample.counts})
+    table = np.array([[sample.counts.get(name, 0.0) for name in names] for sample in samples["plain"]])
+    fitted = RelativeNNLS().fit(table, np.array([sample.value for sample in samples["plain"]]))
+    physics = Prior(dict(zip(names, map(float, fitted.coef_), strict=True)))
+    print(
+        f"{len(plain)} points of physics, {len(grid)} of the grid, {len(unseen)} unseen; repeats differ by {np.median(spreads):.1%} in the middle"
+    )
+    ok = judge("physics alone", [physics.value(sample) for sample in samples["new"]], samples["new"])
+    factors = {family: _factor(own, physics) for family, own in _families(samples["grid"]).items()}
+    judge("a factor each", [physics.value(s) * factors[s.family] for s in samples["new"]], samples["new"])
+    curves = {family: _curve(own, physics) for family, own in _families(samples["grid"]).items()}
+    at = [physics.value(s) * float(np.interp(s.features["log_n"], *curves[s.family])) for s in samples["new"]]
+    ok = judge("curves in n", at, samples["new"])
+    both = {family: fit_family(own, prior=None) for family, own in _families(samples["grid"]).items()}
+    judge("in n and density", [both[s.family].predict(s).value for s in samples["new"]], samples["new"])
+    return 0 if ok else 1
+
+
+def _sample(point: Point, device: TorchDevice, seconds: float) -> Sample:
+    params = point.params
+    counts = WORKLOADS[point.workload].counts(params, device.info)
+    features = {}
+    if point.workload == "update.step":
+        features = {"log_n": math.log2(params["n"]), "log_k": math.log2(params["n"] * params["density"])}
+    family = f"{params.get('optimizer', point.family)} {params.get('mode', '')}".strip()
+    return Sample(family=family, features=features, counts=counts, value=seconds, label=point.label())
+
+
+def _families(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.family, []).append(sample)
+    return found
+
+
+def _factor(samples: Sequence[Sample], physics: Prior) -> float:
+    ratio = np.array([physics.value(s) / s.value for s in samples])
+    return float(ratio.sum() / (ratio**2).sum())
+
+
+def _curve(samples: Sequence[Sample], physics: Prior) -> tuple[list[float], list[float]]:
+    sizes = sorted({s.features["log_n"] for s in samples})
+    return sizes, [_factor([s for s in samples if s.features["log_n"] == n], physics) for n in sizes]
+
+
+def judge(name: str, predicted: Sequence[float], samples: Sequence[Sample]) -> bool:
+    errors = [p / s.value - 1 for p, s in zip(predicted, samples, strict=True)]
+    worst = max(range(len(errors)), key=lambda i: abs(errors[i]))
+    mean = float(np.mean(np.abs(errors)))
+    print(f"  {name:<18} mean error {mean:6.1%}   worst {errors[worst]:+7.1%} ({samples[worst].label})")
+    return mean <= WANTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""How sure joules of kept entries are: intervals of the coefficients, what the fit leaves on work it never saw, and the meter's gain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from cwmp_costmodels.profile.schema import Coefficient
+
+if TYPE_CHECKING:
+    from cwmp_costmodels.costs.layers import LayerCosts
+
+TO_95 = 1.96 / math.sqrt(2 / math.pi)
+"""Half-width of a 95% interval over the mean absolute error, for normal errors."""
+
+
+class Interval(NamedTuple):
+    """Joules of the device with a 95% interval, the radio left out.
+
+    Attributes:
+        value_j: As the meter that made the profile reads them.
+        low_j: Lower end, in joules of the reference where the meter was calibrated.
+        high_j: Upper end.
+        holds: What the interval holds: `coefficients`, `held-out error`, `gain`.
+    """
+
+    value_j: float
+    low_j: float
+    high_j: float
+    holds: tuple[str, ...]
+
+
+def interval_j(costs: LayerCosts, kept: Mapping[str, int]) -> Interval:
+    """Return the joules of kept entries on the device, with what is known of their error.
+
+    Coefficients err independently of each other here (the fit's own correlations are not kept in a profile); what the fit misses on
+    work it never saw is common to all of it, and so is the gain of the meter.
+
+    Args:
+        costs: Of a profile, model and scenario.
+        kept: Entries kept by parameter name.
+    """
+    profile, sources = costs.profile, dict[str, list[float]]()
+    for name, count in kept.items():
+        if count:
+            for origin, (dynamic_j, static_j) in costs.layers[name].device_sources_j(count).items():
+                both = sources.setdefault(origin, [0.0, 0.0])
+                both[0] += dynamic_j
+                both[1] += static_j
+    value = math.fsum(part for both in sources.values() for part in both)
+    if value == 0:
+        return Interval(0.0, 0.0, 0.0, ())
+    holds = []
+    squares = []
+    for origin, (dynamic_j, static_j) in sources.items():
+        halves = [
+            dynamic_j * _relative(profile.coefficients.get(origin)),
+            static_j * _relative(profile.times.get(origin)),
+        ]
+        squares += [half**2 for half in halves]
+    if any(squares):
+        holds.append("coefficients")
+    static_j = math.fsum(both[1] for both in sources.values())
+    squares.append((static_j * _relative(profile.coefficients.get("static_power"))) ** 2)
+    if profile.fit is not None and profile.fit.held_out_energy_error is not None:
+        squares.append((TO_95 * profile.fit.held_out_energy_error * value) ** 2)
+        holds.append("held-out error")
+    relative = math.sqrt(math.fsum(squares)) / value
+    gain = profile.meter.gain
+    if gain is not None:
+        holds.append("gain")
+        relative = math.hypot(relative, _relative(gain))
+    middle = value * (1.0 if gain is None else gain.value)
+    return Interval(value, max(middle * (1 - relative), 0.0), middle * (1 + relative), tuple(holds))
+
+
+def _relative(coefficient: Coefficient | None) -> float:
+    """Return the half-width of a coefficient's interval over its value; 0 where it has none."""
+    if coefficient is None or coefficient.low is None or coefficient.high is None or not coefficient.value:
+        return 0.0
+    return max(coefficient.high - coefficient.value, coefficient.value - coefficient.low) / coefficient.value
