@@ -65,14 +65,12 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
         MeterUnavailableError: If it is not available. For `auto`: every meter that was tried and why it was not taken.
         MeterError: If there is no meter of that name.
     """
-    known = factories()
     if name is not None and name != "auto":
         name, colon, argument = name.partition(":")
-        if name not in known:
-            raise MeterError(f"no meter is called {name!r}; known meters: {', '.join(known)}")
         if colon:
             context = replace(context, options={**context.options, f"{name}.argument": argument})
-        return _open(known[name], replace(context, options={**context.options, "device": device}), None)
+        return _open(_named(name), replace(context, options={**context.options, "device": device}), None)
+    known = factories()
     kind = device.partition(":")[0]
     candidates = sorted(
         (factory for factory in known.values() if factory.rank is not None and kind in factory.devices),
@@ -88,6 +86,16 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
         f"no meter can measure {device!r} on this machine ({' | '.join(tried) or 'none serves this device'})",
         "see 'cwmp-profile devices' for each meter's cure",
     )
+
+
+def _named(name: str) -> MeterFactory:
+    if name in BUILT_IN:
+        # No other meter can have its name, and none of the others need be loaded.
+        return _built_in(name, BUILT_IN[name])
+    known = factories()
+    if name not in known:
+        raise MeterError(f"no meter is called {name!r}; known meters: {', '.join(known)}")
+    return known[name]
 
 
 class _BrokenFactory(MeterFactory):
