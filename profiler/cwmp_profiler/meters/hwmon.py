@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 from cwmp_profiler.errors import MeterError
@@ -24,6 +25,7 @@ LEAST_SAMPLE_S = 0.05
 """Power is sampled at least this far apart, even where density matters more than cost."""
 
 _KIND_ORDER: tuple[Kind, ...] = ("board", "package", "gpu", "other")
+_CHIP = attrgetter("chip")
 _CPU_KINDS = frozenset({"board", "package"})
 
 
@@ -56,7 +58,7 @@ class HwmonMeter(Meter):
 
 
 class Factory(MeterFactory):
-    """Opens the sensors of one kind of chip. Option `hwmon.argument`: name of a chip, of one of several, or of a sensor."""
+    """Opens the sensors of one kind of chip. Option `hwmon.argument`: a chip, one of several, a sensor, or a device (`0000:03:00.0`)."""
 
     name = "hwmon"
     summary = "energy and power sensors of Linux' hardware monitoring (amdgpu, amd_energy, power supplies, ina2xx, ...)"
@@ -72,10 +74,10 @@ class Factory(MeterFactory):
         found = _Machine(context)
         if wanted is None:
             return found.opened([sensor for sensor in found.sensors if sensor.chip == found.widest()])
-        for names in ("chip", "instance", "name"):
-            chosen = [sensor for sensor in found.sensors if getattr(sensor, names) == wanted]
+        for which in (_CHIP, attrgetter("instance"), attrgetter("name"), attrgetter("device.name")):
+            chosen = [sensor for sensor in found.sensors if which(sensor) == wanted]
             if chosen:
-                if names == "chip" and device.startswith("cuda"):
+                if which is _CHIP and device.startswith("cuda"):
                     chosen = found.one_gpu(chosen, device)
                 return found.opened(chosen)
         there = dict.fromkeys(name for sensor in found.sensors for name in (sensor.chip, sensor.instance, sensor.name))
@@ -131,9 +133,10 @@ class _Machine:
         devices = dict.fromkeys(sensor.device for sensor in sensors)
         if len(devices) > 1:
             cards = {sensor.device: f"{sensor.instance} at {sensor.device.name}" for sensor in reversed(sensors)}
+            last = sensors[-1]
             raise MeterUnavailableError(
                 f"{len(devices)} GPUs have hwmon sensors ({', '.join(sorted(cards.values()))}), and which is {device!r} is not told",
-                f"name it: --meter hwmon:{sensors[-1].instance}",
+                f"name it: --meter hwmon:{last.device.name if ':' in last.device.name else last.instance}",
             )
         if (number := re.fullmatch(r"cuda:(\d+)", device)) and int(number[1]) > 0:
             raise MeterUnavailableError(

@@ -77,7 +77,7 @@ def find_sensors(root: Path) -> list[Sensor]:
     """Return every quantity under `class/hwmon` but those of batteries and chargers."""
     folders: list[tuple[Path, str, Path]] = []
     seen: set[Path] = set()
-    for entry in children(root / "class/hwmon"):
+    for entry in sorted(children(root / "class/hwmon"), key=lambda entry: (len(entry.name), entry.name)):
         chip = optional_text(entry / "name") or optional_text(entry / "device/name") or entry.name
         holder = next((one for one in (entry, entry / "device") if any(_numbers(one))), None)
         if holder is None or holder.resolve() in seen or _is_supply(entry, chip):

@@ -2,19 +2,24 @@
 
 import builtins
 import sys
+from types import SimpleNamespace
 
 import pytest
 from fake_amdsmi import FakeAmdSmi, FakeGpu
+from fake_nvml import fake_nvml, gpu
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.amd.amdsmi import Factory
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
+from cwmp_profiler.meters.nvidia.nvml import Factory as NvmlFactory
 
 
 def context(library, **options):
-    return MeterContext(clock=VirtualClock(), options={"amdsmi": {"library": library, "environ": {}, **options}})
+    return MeterContext(
+        clock=VirtualClock(), options={"amdsmi": {"library": library, "environ": {}, "torch": None, **options}}
+    )
 
 
 def test_ticks_of_the_accumulator_are_microjoules_times_its_resolution():
@@ -193,3 +198,23 @@ def test_an_accumulator_that_goes_back_or_stands_still_gives_no_joules(what):
             meter.clock.sleep(0.3)
         with pytest.raises(MeterError, match="went backwards" if what == "backward" else "stood still"):
             tracker.stop()
+
+
+def test_a_torch_for_the_other_makers_gpus_is_not_measured_by_these():
+    """A machine with both: `cuda` of a torch for CUDA is no AMD GPU, and of one for ROCm no NVIDIA GPU."""
+    library = FakeAmdSmi(FakeGpu())
+    for_cuda, for_rocm = (
+        SimpleNamespace(version=SimpleNamespace(**kind))
+        for kind in ({"cuda": "12.8", "hip": None}, {"cuda": None, "hip": "6.4"})
+    )
+    with pytest.raises(MeterUnavailableError, match="built for CUDA 12.8, so 'cuda' is no AMD GPU"):
+        Factory().open_for(context(library, torch=for_cuda), "cuda")
+    assert Factory().open_for(context(library, torch=for_rocm), "cuda").rails
+    assert Factory().open(context(library, torch=for_cuda)).rails
+    nvml = {"library": fake_nvml(gpu(1)), "environ": {}}
+    where = [
+        MeterContext(clock=VirtualClock(), options={"nvml": {**nvml, "torch": torch}}) for torch in (for_cuda, for_rocm)
+    ]
+    assert NvmlFactory().open_for(where[0], "cuda").rails
+    with pytest.raises(MeterUnavailableError, match="built for ROCm 6.4, so 'cuda:0' is no NVIDIA GPU"):
+        NvmlFactory().open_for(where[1], "cuda:0")

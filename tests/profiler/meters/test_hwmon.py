@@ -370,3 +370,17 @@ def test_supplies_of_the_device_are_no_sensors(tmp_path, name):
     lay_chip(tmp_path, 0, name, power1_input=5_000_000)
     with pytest.raises(MeterUnavailableError, match="no energy or power sensor"):
         opened(tmp_path)
+
+
+def test_a_gpu_of_several_is_named_by_its_place_on_the_bus(tmp_path):
+    """Numbers of hwmon folders change from boot to boot; the place of a card does not."""
+    for number, (place, power_w) in enumerate((("0000:03:00.0", 120), ("0000:c5:00.0", 35))):
+        device = tmp_path / "devices/pci" / place
+        device.mkdir(parents=True)
+        chip = lay_chip(tmp_path, 10 - number, "amdgpu", power1_label="PPT", power1_average=power_w * 10**6)
+        (chip / "device").symlink_to(device)
+    context = MeterContext(sysfs_root=tmp_path, clock=VirtualClock())
+    with pytest.raises(MeterUnavailableError, match=r"--meter hwmon:0000:03:00.0"):
+        opened(tmp_path, "cuda")
+    with open_meter("hwmon:0000:03:00.0", context, device="cuda") as meter:
+        assert watts(meter)[0] == pytest.approx(120.0)

@@ -6,6 +6,7 @@ Options (`MeterContext.options["amdsmi"]`, a mapping):
     library: stands for the module `amdsmi`.
     environ: stands for `os.environ` (ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES).
     power: `fallback` (default) or `only`.
+    torch: stands for the module `torch` (see `torch_build`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cwmp_profiler.meters.amd.gpus import (
 )
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, Rail, Reading
 from cwmp_profiler.meters.pace import find_pace
+from cwmp_profiler.meters.torch_build import refuse_other_build
 
 LEAST_SAMPLE_S = 0.05
 """Power is sampled at least this far apart: how often it changes is not documented."""
@@ -97,6 +99,7 @@ class Factory(MeterFactory):
             MeterUnavailableError: If library, driver, permission or sensor is missing.
         """
         options: Mapping[str, Any] = context.options.get("amdsmi") or {}
+        refuse_other_build(options, str(context.options.get("device", "")), amd=True)
         library = options.get("library") or load()
         try:
             library.amdsmi_init()

@@ -5,6 +5,7 @@ Options (`MeterContext.options["nvml"]`, a mapping):
     environ: stands for `os.environ` (CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER).
     power: `fallback` (default for several GPUs), `also` (default for one, as sessions open it) or `only`; see
         `nvml_rails.sensors_of`.
+    torch: stands for the module `torch` (see `torch_build`).
     scopes: False leaves out the MEMORY and MODULE rails.
 """
 
@@ -26,6 +27,7 @@ from cwmp_profiler.meters.nvidia.rails import PowerUse
 from cwmp_profiler.meters.nvidia.sensors import GpuSensors
 from cwmp_profiler.meters.nvidia.visible import Gpu, cuda_device, visible_gpus
 from cwmp_profiler.meters.pace import find_pace
+from cwmp_profiler.meters.torch_build import refuse_other_build
 
 GAIN_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a gain of the single card"
 
@@ -90,6 +92,7 @@ class Factory(MeterFactory):
         Raises:
             MeterUnavailableError: As for `open`, or if that GPU is not visible or not known for sure.
         """
+        refuse_other_build(context.options.get("nvml") or {}, device, amd=False)
         match = re.fullmatch(r"cuda(?::(\d+))?", device)
         return self._open(context, int(match.group(1) or 0) if match else None)
 
