@@ -7,13 +7,14 @@ READY  := $(VENV)/.ready
 OUT    ?= demo-results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fleet lint bench wheel clean
+.PHONY: help demo test test-fleet lint docs bench wheel clean
 
 help:
 	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
 	@echo "make test   run the tests"
 	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes"
 	@echo "make lint   ruff, mypy and the order of imports"
+	@echo "make docs   the documentation site into site/; warnings are errors"
 	@echo "make bench  the benchmarks that take minutes, one after another"
 	@echo "make wheel  build the wheel into dist/"
 
@@ -38,6 +39,9 @@ lint: $(READY)
 	$(BIN)/mypy tests/cwmp/typed_api.py
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
 bench: $(READY)
 	@for file in benchmarks/*.py; do if grep -qiE 'part of .?make bench' $$file; then echo "== $$file"; $(BIN)/python $$file || exit 1; fi; done
 
@@ -45,4 +49,4 @@ wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build $(OUT)
+	rm -rf $(VENV) dist build site $(OUT)

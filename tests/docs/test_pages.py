@@ -57,7 +57,7 @@ def test_what_a_page_tells_to_type_runs(page, tmp_path):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     done = subprocess.run(
-        ["bash", "-c", script(page)],
+        [sys.executable, "-u", "-c", program(page)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
