@@ -1,6 +1,7 @@
 """What pages tell a reader to type runs: every block of shell or Python in README and docs, in order, each page in a folder of its own.
 
-A block that cannot run here says why in a comment before it: `<!-- not run: needs a Jetson -->`. Blocks without one of the languages `bash` and
+A block that cannot run here says why in a comment before it: `<!-- not run: needs a Jetson -->`; what a reader has at that point already is made
+by `<!-- first: COMMANDS -->`. Blocks without one of the languages `bash` and
 `python` are output, files or pictures. Blocks of one page share their folder, and its Python blocks their names.
 """
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"(?P<before>[^\n]*)\n?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+FIRST = re.compile(r"<!-- first: (.+) -->")
 INDENTED = re.compile(r"(?m)^    (?:\$ )?cwmp-profile ")
 
 
@@ -30,7 +32,9 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     found = []
     for match in FENCE.finditer("\n" + page.read_text(encoding="utf-8")):
-        declared = NOT_RUN.search(match["before"])
+        declared, first = NOT_RUN.search(match["before"]), FIRST.search(match["before"])
+        if first:
+            found.append(Block("bash", first.group(1), ""))
         found.append(Block(match["language"], match["text"], declared.group(1) if declared else ""))
     return found
 
