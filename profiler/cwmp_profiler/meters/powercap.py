@@ -225,7 +225,7 @@ _CONTAINER_FIX = (
 
 
 def _why_none(context: MeterContext) -> tuple[str, str, tuple[str, ...]]:
-    looked = f"no energy counter under {' or '.join(str(folder) for folder in powercap_folders(context.sysfs_root))}"
+    looked = f"no energy counter under {powercap_folders(context.sysfs_root)[0]}"
     proc = proc_root(context)
     if masked := masked_zones(context.sysfs_root):
         return (
@@ -237,9 +237,9 @@ def _why_none(context: MeterContext) -> tuple[str, str, tuple[str, ...]]:
         cure = "this is a container: bind-mount the host's tree and set CWMP_SYSFS_ROOT ('cwmp-profile devices --fix')"
         return looked, cure, _CONTAINER_FIX
     if " hypervisor" in (optional_text(proc / "cpuinfo") or ""):
-        return f"{looked} (a virtual machine: hypervisors do not pass RAPL on)", "measure on the host", ()
+        return f"virtual machine: hypervisors do not pass RAPL on ({looked})", "measure on the host", ()
     if platform.machine() not in {"x86_64", "AMD64", "i686"}:
-        return f"{looked} ({platform.machine()} CPUs have no RAPL)", "take another meter", ()
+        return f"{platform.machine()} CPUs have no RAPL ({looked})", "take another meter", ()
     return looked, "load the driver: sudo modprobe intel_rapl_msr", ("sudo modprobe intel_rapl_msr",)
 
 

@@ -81,7 +81,8 @@ def open_meter(name: str | None, context: MeterContext, *, device: str = "cpu") 
         try:
             return _open(factory, context, device)
         except MeterError as error:
-            tried.append(f"{factory.name}: {_one_line(error)}")
+            reason = error.reason if isinstance(error, MeterUnavailableError) else _one_line(error)
+            tried.append(f"{factory.name}: {reason}")
     raise MeterUnavailableError(
         f"no meter can measure {device!r} on this machine ({' | '.join(tried) or 'none serves this device'})",
         "see 'cwmp-profile devices' for each meter's cure",

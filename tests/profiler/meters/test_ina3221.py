@@ -161,7 +161,8 @@ def test_the_same_label_twice_is_refused(tmp_path):
 
 def test_no_sensor_names_the_folders_and_on_a_jetson_the_container_cure(tmp_path):
     with pytest.raises(
-        MeterUnavailableError, match="no INA3221 sensor below .*ina3221x, .*; this meter is for NVIDIA Jetson"
+        MeterUnavailableError,
+        match="no INA3221 sensor below .*drivers or in class/hwmon; this meter is for NVIDIA Jetson",
     ):
         Factory().open(context(tmp_path))
     lay_board(tmp_path / "jetson", "orin-nano")

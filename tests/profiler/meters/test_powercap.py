@@ -35,13 +35,16 @@ def live_energies():
     """One live window of two seconds over every scenario, read by both meters at once."""
     with open_folder() as folder:
         roots = {folder / scenario.name.replace(" ", "-"): scenario for scenario in OPEN}
-        with LiveTrees({root: scenario.zones for root, scenario in roots.items()}):
+        # Opening takes as long as it takes; what is to wrap in mid-window does so two seconds after the epoch.
+        epoch = time.monotonic() + 3.0
+        with LiveTrees({root: scenario.zones for root, scenario in roots.items()}, epoch=epoch):
             time.sleep(0.05)
             trackers = {}
             for root, scenario in roots.items():
                 context = MeterContext(sysfs_root=root)
                 trackers[scenario.name, "powercap"] = Tracker(Factory().open(context))
                 trackers[scenario.name, "pyrapl"] = Tracker(PyraplFactory().open(context))
+            time.sleep(max(epoch + 1.0 - time.monotonic(), 0.0))
             for tracker in trackers.values():
                 tracker.start()
             time.sleep(2.0)

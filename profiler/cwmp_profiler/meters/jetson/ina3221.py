@@ -245,7 +245,7 @@ def _unreadable(drivers: Path, error: MeterError) -> MeterUnavailableError:
 
 
 def _no_sensor(drivers: Path, board: Board | None) -> MeterUnavailableError:
-    reason = f"no INA3221 sensor below {drivers}/ina3221 or {drivers}/ina3221x, nor in class/hwmon"
+    reason = f"no INA3221 sensor below {drivers} or in class/hwmon"
     if board is not None and board.family == "jetson":
         return MeterUnavailableError(
             f"{reason}, although this is a {board.model}",
