@@ -167,6 +167,12 @@ class Tracker:
             raise RuntimeError("Tracker.start() called twice without stop()")
         self._error, self._reads, self._gap_s = None, 0, 0.0
         self._asleep_s = asleep_s(self.meter.clock)
+        names = [rail.name for rail in self.meter.rails]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise MeterError(
+                f"meter {self.meter.name} calls two of its rails {twice}, so one would count twice; report it to its author"
+            )
         self._read_s = self._read_cpu_s = 0.0
         reading = self._read()
         self._start_t = self._last_t = reading.t_s

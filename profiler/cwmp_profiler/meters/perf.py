@@ -22,7 +22,7 @@ from pathlib import Path
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
 from cwmp_profiler.meters.rapl import UPDATE_PERIOD_S
-from cwmp_profiler.meters.rapl_watch import is_intel, watched
+from cwmp_profiler.meters.rapl_watch import is_intel, socket_by_name, watched
 from cwmp_profiler.meters.sysfs import children, optional_number, optional_text, read_number, read_text
 
 PerfOpen = Callable[[int, int, int], int]
@@ -69,13 +69,15 @@ class PerfMeter(Meter):
         values = {name: self.count(name) for name in self._handles}
         return Reading((before + self.clock.now()) / 2, values)
 
-    def each_once(self, *, intel: bool) -> None:
+    def each_once(self, *, intel: bool, socket_of: Callable[[Rail], str | None] = socket_by_name) -> None:
         """Close the events that show another one's counter, or one that is not wired.
 
         Raises:
             MeterError: If an event cannot be read.
         """
-        kept, notes = watched(self.rails, self.count, self.clock, intel=intel, offset_j=OPENED_APART_J)
+        kept, notes = watched(
+            self.rails, self.count, self.clock, intel=intel, offset_j=OPENED_APART_J, socket_of=socket_of
+        )
         for name in self._handles.keys() - {rail.name for rail in kept}:
             os.close(self._handles.pop(name))
         self.rails, self.notes = tuple(kept), (*self.notes, *notes)
@@ -132,7 +134,10 @@ class Factory(MeterFactory):
                         raise
                     notes.append(f"{rail.source} cannot be opened and is left out: {error.strerror}")
             meter = PerfMeter(_within_present(events), context, tuple(notes))
-            meter.each_once(intel=is_intel(context) or not _INTEL_ONLY.isdisjoint(domains))
+            meter.each_once(
+                intel=is_intel(context) or not _INTEL_ONLY.isdisjoint(domains),
+                socket_of=socket_by_name if _topology_told(context.sysfs_root, pmu) else _perhaps_one,
+            )
         except (OSError, MeterError) as error:
             for handle in events.values():
                 with suppress(OSError):
@@ -152,6 +157,9 @@ def _planned(root: Path, pmu: Path, domains: list[str]) -> list[tuple[Rail, int,
     packages = {cpu: _package(root, cpu) for cpu in cpus}
     several_dies = len(set(packages.values())) < len(cpus)
     places = {cpu: f"{packages[cpu]}-die-{_die(root, cpu)}" if several_dies else str(packages[cpu]) for cpu in cpus}
+    if len(set(places.values())) < len(cpus):
+        # Several CPUs of one die: names must tell them apart all the same.
+        places = {cpu: f"{place}-cpu-{cpu}" for cpu, place in places.items()}
     planned = []
     for domain in sorted(domains, key=list(_DOMAINS).index):
         config = _config(pmu / "events" / domain)
@@ -266,6 +274,16 @@ def _cpu_list(text: str) -> list[int]:
             raise MeterError(f"cpumask {text[:40]!r} is no list of CPUs")
         cpus += range(int(first), int(last or first) + 1)
     return cpus
+
+
+def _topology_told(root: Path, pmu: Path) -> bool:
+    cpus = _cpu_list(optional_text(pmu / "cpumask") or "0")
+    return all((root / f"devices/system/cpu/cpu{cpu}/topology/physical_package_id").exists() for cpu in cpus)
+
+
+def _perhaps_one(rail: Rail) -> str | None:
+    """Any two packages may be one socket where the topology is not shown, as in some containers: their counters tell."""
+    return "?" if rail.kind == "package" else None
 
 
 def _package(root: Path, cpu: int) -> int:

@@ -68,8 +68,20 @@ class _Pair:
         return agreed >= AGREEMENT * (len(self.brackets) - 1)
 
 
+def socket_by_name(rail: Rail) -> str | None:
+    """Return the socket that a package rail is of; None for other rails."""
+    match = re.match(r"package-(\d+)", rail.name)
+    return match[1] if match and rail.kind == "package" else None
+
+
 def watched(
-    rails: Sequence[Rail], read: Read, clock: Clock, *, intel: bool, offset_j: float = 0.0
+    rails: Sequence[Rail],
+    read: Read,
+    clock: Clock,
+    *,
+    intel: bool,
+    offset_j: float = 0.0,
+    socket_of: Callable[[Rail], str | None] = socket_by_name,
 ) -> tuple[list[Rail], list[str]]:
     """Return the rails that count something of their own, parents put right, and a note for each one left out.
 
@@ -79,8 +91,9 @@ def watched(
         clock: Time between looks.
         intel: Whether dies are known to have counters of their own.
         offset_j: Joules that two views of one counter may be apart, because they began to count at different times.
+        socket_of: Which rails may be of one socket: those for which it gives the same; None for one that is of none.
     """
-    pairs = [] if intel else list(_pairs(rails))
+    pairs = [] if intel else list(_pairs(rails, socket_of))
     packages = [rail for rail in rails if rail.kind == "package"]
     must_move = [rail for rail in rails if rail.kind in _MUST_MOVE] if packages else []
     if not pairs and not must_move:
@@ -115,13 +128,7 @@ def is_intel(context: MeterContext) -> bool:
     return proc is not None and "GenuineIntel" in (optional_text(f"{proc}/cpuinfo") or "")
 
 
-def socket_of(rail: Rail) -> str | None:
-    """Return the socket that a package rail is of; None for other rails."""
-    match = re.match(r"package-(\d+)", rail.name)
-    return match[1] if match and rail.kind == "package" else None
-
-
-def _pairs(rails: Sequence[Rail]) -> Iterator[_Pair]:
+def _pairs(rails: Sequence[Rail], socket_of: Callable[[Rail], str | None]) -> Iterator[_Pair]:
     leads: dict[str, list[Rail]] = {}
     for rail in rails:
         socket = socket_of(rail)

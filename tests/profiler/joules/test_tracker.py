@@ -344,3 +344,9 @@ def test_a_window_in_which_the_machine_slept_is_void():
 
 def test_the_machines_clock_tells_how_long_it_slept():
     assert RealClock().asleep_s() >= -1e-3
+
+
+def test_a_meter_that_calls_two_rails_alike_is_refused():
+    """One would be added twice and the other lost."""
+    with pytest.raises(MeterError, match="calls two of its rails vdd"):
+        window(Scripted(sensor(), sensor(), vdd=lambda t: 3.0), 2.0)

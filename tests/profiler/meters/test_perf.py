@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import struct
 import time
 
@@ -98,6 +99,24 @@ def test_dies_of_an_amd_socket_that_show_one_counter_are_one_rail_per_socket(tmp
     with opened(tmp_path, watts=lambda event, cpu: 90.0 if cpu < 32 else 60.0) as meter:
         assert [rail.name for rail in meter.rails] == ["package-0-die-0", "package-1-die-0"]
         assert "package-0-die-3 shows the counter of package-0-die-0 again" in " ".join(meter.notes)
+        assert total_w(meter) == pytest.approx(150.0, rel=2e-3)
+
+
+def test_several_cpus_of_one_die_that_show_one_counter_are_one_rail(tmp_path):
+    """One CPU per core complex, all of die 0: 68 W, whatever the names."""
+    lay_pmu(tmp_path, {"energy-pkg": 2}, cpus="0,8,16")
+    dies(tmp_path, (0, 0, 0), (8, 0, 0), (16, 0, 0))
+    with opened(tmp_path, watts=lambda event, cpu: 68.0) as meter:
+        assert [rail.name for rail in meter.rails] == ["package-0-die-0-cpu-0"]
+        assert total_w(meter) == pytest.approx(68.0, rel=2e-3)
+
+
+def test_where_the_topology_is_masked_the_counters_tell_which_cpus_are_of_one_socket(tmp_path):
+    """A container without the topology: four CPUs of the mask, two sockets at 90 and 60 W."""
+    lay_pmu(tmp_path, {"energy-pkg": 2}, cpus="0,8,16,24")
+    shutil.rmtree(tmp_path / "devices")
+    with opened(tmp_path, watts=lambda event, cpu: 90.0 if cpu < 16 else 60.0) as meter:
+        assert len(meter.rails) == 2
         assert total_w(meter) == pytest.approx(150.0, rel=2e-3)
 
 
