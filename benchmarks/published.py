@@ -9,7 +9,6 @@ ship (device_profiles/) and docs/published.md. Ends with status 1 if a wanted li
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from published_sources import (
     accelwattch_csv,
     energaizer_csv,
     events,
-    occ_pairs,
     pmd,
     roofline_csv,
     simulated_errors,
@@ -38,14 +36,15 @@ from cwmp_costmodels.profile.calibrated import fit_gain
 from cwmp_costmodels.profile.files import save_profile, write_atomic
 from cwmp_costmodels.profile.schema import Coefficient, Profile
 from cwmp_profiler.calibration.lag import align
-from cwmp_profiler.calibration.readings import LoadWindow
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.imports.eembc import read_eembc, read_energy_trace, read_results
 from cwmp_profiler.imports.mapping import Mapping, make_mapping, read_mapping
+from cwmp_profiler.imports.pairs import log_windows, read_pairs
 from cwmp_profiler.imports.readers import nvidia_smi_traces
 from cwmp_profiler.imports.rows import by_reason
 from cwmp_profiler.imports.session import Imported, devices_of, import_table, write_session
 from cwmp_profiler.imports.table import read_table
+from cwmp_profiler.imports.traces import Trace
 from cwmp_profiler.sessions.measurements import Measurements, read_measurements
 from cwmp_profiler.si_prefixes import si
 
@@ -136,7 +135,8 @@ def rooflines(run: Run) -> Iterator[Line]:
         run.profiles.append(
             _limits(
                 profile,
-                "Reads and multiply-add chains only: nothing written, no scattered line, no launch, no cache level.",
+                "Reads and multiply-add chains only: nothing written, no scattered line, no launch, no cache level. Bytes and operations overlap on a "
+                "roofline, so the model's sum of times is off where they balance.",
             )
         )
         parts = [f"{key} {value(one)}" for key, one in profile.coefficients.items()]
@@ -291,7 +291,11 @@ def calibrations(run: Run) -> Iterator[Line]:
     """Two meters over one set of loads: an on-chip controller and GPU sensors against external meters."""
     table = run.data / "power9-occ/psu_comparison/data/it01_run03.tsv"
     if table.exists():
-        found = fit_gain(occ_pairs(table))
+        sides = (
+            "{occ_power_system_bulk.0.direct_sample}:W",
+            "{taurus.taurusml5.ps0.power} + {taurus.taurusml5.ps1.power}:W",
+        )
+        found = fit_gain(read_pairs(table, *sides))
         low, high = (found.offset_low_w, found.offset_high_w), (found.gain_low, found.gain_high)
         good = abs(found.gain / OCC_LINE[1] - 1) < 0.01 and abs(found.offset_w - OCC_LINE[0]) < 5
         yield Line(
@@ -303,38 +307,34 @@ def calibrations(run: Run) -> Iterator[Line]:
     base = run.data / "gpu-power-benchmark-yang/plotting/data"
     for folder in (*sorted(base.glob("Transient_Response/*")), *sorted(base.glob("5050/*"))):
         internal = next(iter(nvidia_smi_traces(read_table(folder / "gpudata.csv"), "power.draw [W]").values()))
-        yield _against_external(folder, internal.times_s, internal.powers_w)
+        yield _against_external(folder, internal)
 
 
-def _against_external(folder: Path, times: object, powers: object) -> Line:
-    t, p = np.asarray(times, dtype=float), np.asarray(powers, dtype=float)
-    changes = events(folder)
-    zone = 3600 * round((t[0] - changes[0]) / 3600)
-    t = t - zone
-    edges = np.unique(np.concatenate([np.arange(t[0], t[-1], 1.0), [t[-1]]]))
-    windows = []
-    for number, (start, end) in enumerate(itertools.pairwise(edges)):
-        inside = (t >= start) & (t < end)
-        if inside.sum() > 5:
-            windows.append(
-                LoadWindow(
-                    load=f"second {number}", began_s=start, start_s=start, end_s=end, read_w=float(p[inside].mean())
-                )
-            )
+def _against_external(folder: Path, internal: Trace) -> Line:
+    """Lay a GPU's own log over the external meter's trace, as 'calibrate --log' does."""
     name = f"{folder.parent.name}/{folder.name}: external = offset + gain x sensor"
-    seen = pmd(folder)
-    steady = [one for one in windows if one.end_s < seen.times_s[-1] - 0.5]
+    seen, pulses = pmd(folder), folder.parent.name == "5050"
+    theirs = (
+        "pulses of 50 ms, which the sensor's 100 ms cannot follow: to be refused"
+        if pulses
+        else "steps of several seconds"
+    )
+    # The log is in the machine's local time, the external meter in UTC.
+    zone_s = 3600.0 * round((internal.times_s[0] - events(folder)[0]) / 3600)
+    last = seen.times_s[-1] + zone_s
+    kept = [index for index, time in enumerate(internal.times_s) if time < last]
+    covered = Trace(times_s=[internal.times_s[i] for i in kept], powers_w=[internal.powers_w[i] for i in kept])
     try:
-        covered, alignment = align(seen, steady, max_lag_s=3.0)
-        pairs = [(one.load, one.read_w, float(one.reference_w)) for one in covered if one.reference_w is not None]
-        found = fit_gain(pairs)
+        windows = log_windows(covered, 5.0, reference_interval_s=2e-4, shift_s=-zone_s)
+        laid, alignment = align(seen, windows, max_lag_s=3.0)
+        found = fit_gain([(one.load, one.read_w, one.reference_w) for one in laid if one.reference_w is not None])
     except (MeterError, FitError) as error:
-        return Line(name, f"refused: {str(error).partition(';')[0]}", "-", None)
+        return Line(name, f"refused: {str(error).partition(';')[0]}", theirs, pulses)
     return Line(
         name,
         f"{found.offset_w:+.1f} W + {found.gain:.3f} ({found.gain_low:.3f} to {found.gain_high:.3f}); correlation {alignment.correlation:.3f}",
-        "-",
-        None,
+        theirs,
+        not pulses,
     )
 
 

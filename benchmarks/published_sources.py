@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,20 +126,6 @@ def events(folder: Path) -> list[float]:
     return sorted({float(text) / 1e6 for text in (folder / "timestamps.csv").read_text().split()[1:]})
 
 
-def occ_pairs(path: Path) -> list[tuple[str, float, float]]:
-    """Return (load, watts of the controller, watts of the two supplies' inputs) of each phase of the comparison."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [
-        (
-            f"phase {number}",
-            float(row["occ_power_system_bulk.0.direct_sample"]),
-            float(row["taurus.taurusml5.ps0.power"]) + float(row["taurus.taurusml5.ps1.power"]),
-        )
-        for number, row in enumerate(rows)
-    ]
-
-
 NETWORKS = {
     "bertmodel_large": (303e6, 2 * 303e6, 24 * 1024),
     "gpt2model_gpt2": (85e6, 2 * 85e6, 12 * 768),
@@ -228,8 +214,3 @@ def _plain(name: str) -> str:
     text = re.sub(r"rodinia-?3\.1|perf_test|parboil", "", name.lower())
     text = re.sub(r"[^a-z0-9]+", "", text)
     return {"cudatensorcoregemm": "cudatensorcoregemmk1", "cudatensork1": "cudatensorcoregemmk1"}.get(text, text)
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return float(np.median(values))

@@ -36,6 +36,38 @@ def calibrate(
     record: Annotated[
         Path | None, typer.Option("--record", metavar="FILE", help="Only run the loads, while an instrument logs.")
     ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            "--pairs",
+            metavar="TABLE",
+            help="Table of both meters' power, a row a load; with --meter-power and --reference-power.",
+        ),
+    ] = None,
+    meter_power: Annotated[
+        str | None,
+        typer.Option("--meter-power", metavar="EXPR:UNIT", help="The meter's power in TABLE, as 'import' takes it."),
+    ] = None,
+    reference_power: Annotated[
+        str | None, typer.Option("--reference-power", metavar="EXPR:UNIT", help="The reference's power in TABLE.")
+    ] = None,
+    load_column: Annotated[
+        str | None,
+        typer.Option(
+            "--load-column", metavar="NAME", help="Column of TABLE that names the load. Default: each row is one."
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="The meter's own power log (nvidia-smi, spl.txt); with --csv, instead of --loads.",
+        ),
+    ] = None,
+    log_zone_h: Annotated[
+        float, typer.Option("--log-zone-h", help="Hours that the log's local time is ahead of UTC.")
+    ] = 0.0,
     time_column: Annotated[
         str | None, typer.Option("--time-column", metavar="NAME", help="Column of the times. Default: found by name.")
     ] = None,
@@ -64,7 +96,8 @@ def calibrate(
     """Calibrate a profile's meter against a better one: gain and offset with 95% intervals, stored in the profile.
 
     Two meters on this machine: --reference METER. An external instrument: start its logging, --record LOADS, stop it, and
-    then --loads LOADS --csv FILE. The profile's joules stay as the meter read them.
+    then --loads LOADS --csv FILE. Recorded by others: --pairs TABLE, or --log FILE --csv FILE. The profile's joules stay as the
+    meter read them.
 
     [bold]Example:[/bold] cwmp-profile calibrate this-pc.json --reference joulescope
     """
@@ -72,12 +105,21 @@ def calibrate(
     from cwmp_costmodels.profile.files import load_profile, refined_target, save_profile
     from cwmp_profiler.calibration.readings import measured_pairs
 
-    _one_way(reference, csv, loads, record)
+    recorded = pairs is not None or log is not None
+    _one_way(reference, csv, loads, record, pairs, log)
     found = load_profile(profile)
-    _ours(found)
+    if not recorded:
+        _ours(found)
     target = refined_target(profile, output, what="calibrated") if record is None else None
     alignment: Alignment | None = None
-    if csv is not None and loads is not None:
+    windows: list[LoadWindow] = []
+    readings: list[tuple[str, float, float]] | None = None
+    if pairs is not None:
+        readings, against = _from_table(pairs, meter_power, reference_power, load_column)
+    elif csv is not None and log is not None:
+        against = csv.name
+        windows, alignment = _from_log(log, log_zone_h, window_s, csv, time_column, power_column, max_lag_s)
+    elif csv is not None and loads is not None:
         against = csv.name
         windows, alignment = _from_csv(found, loads, csv, time_column, power_column, max_lag_s)
     else:
@@ -100,7 +142,7 @@ def calibrate(
         if as_json:
             print_json({"loads": str(record), "windows": len(windows)})
         return
-    result = fit_gain(measured_pairs(windows))
+    result = fit_gain(readings if readings is not None else measured_pairs(windows))
     save_profile(with_calibration(found, result, against), target)
     if as_json:
         lag = (
@@ -121,18 +163,56 @@ def calibrate(
         _show(result, found.meter.name, against, alignment, target)
 
 
-def _one_way(reference: str | None, csv: Path | None, loads: Path | None, record: Path | None) -> None:
-    """Refuse anything but one of the three ways.
+def _one_way(
+    reference: str | None,
+    csv: Path | None,
+    loads: Path | None,
+    record: Path | None,
+    pairs: Path | None,
+    log: Path | None,
+) -> None:
+    """Refuse anything but one of the ways.
 
     Raises:
         typer.BadParameter: For wrong usage.
     """
-    if sum(way is not None for way in (reference, csv, record)) != 1:
-        raise typer.BadParameter("give one of --reference METER, --record FILE, or --loads FILE with --csv FILE")
-    if (csv is None) != (loads is None):
+    if sum(way is not None for way in (reference, csv, record, pairs)) != 1:
         raise typer.BadParameter(
-            "--csv and --loads go together: the instrument's file, and the loads that ran meanwhile"
+            "give one of --reference METER, --record FILE, --pairs TABLE, or --loads FILE (or --log FILE) with --csv FILE"
         )
+    if (csv is None) != (loads is None and log is None) or (loads is not None and log is not None):
+        raise typer.BadParameter(
+            "--csv goes with --loads or --log: the instrument's file, and the loads that ran (or the meter's own log) meanwhile"
+        )
+
+
+def _from_table(
+    table: Path, meter_power: str | None, reference_power: str | None, load_column: str | None
+) -> tuple[list[tuple[str, float, float]], str]:
+    from cwmp_profiler.imports.pairs import read_pairs
+
+    if meter_power is None or reference_power is None:
+        raise typer.BadParameter("--pairs needs --meter-power EXPR:UNIT and --reference-power EXPR:UNIT")
+    return read_pairs(table, meter_power, reference_power, load_column), table.name
+
+
+def _from_log(
+    log: Path,
+    zone_h: float,
+    window_s: float,
+    csv: Path,
+    time_column: str | None,
+    power_column: str | None,
+    max_lag_s: float,
+) -> tuple[list[LoadWindow], Alignment]:
+    from cwmp_profiler.calibration.instrument_csv import read_power_csv
+    from cwmp_profiler.calibration.lag import align
+    from cwmp_profiler.imports.pairs import log_windows, read_power_log
+
+    trace = read_power_csv(csv, time_column=time_column, power_column=power_column)
+    interval_s = (trace.times_s[-1] - trace.times_s[0]) / (len(trace.times_s) - 1)
+    windows = log_windows(read_power_log(log), window_s, reference_interval_s=interval_s, shift_s=-3600.0 * zone_h)
+    return align(trace, windows, max_lag_s=max_lag_s)
 
 
 def _from_csv(

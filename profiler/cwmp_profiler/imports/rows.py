@@ -10,11 +10,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cwmp_profiler.meters.bounds import ASSUMED_MAX_POWER_W
+
 COUNTER_TICKS = 2.0**32
 """Ticks at which counters of energy wrap."""
 
 FAR_BELOW = 3.0
 """A negative reading this many times beyond the largest positive one can only be a wrap."""
+
+FAR_ABOVE = 50.0
+"""Times the median power of a table that no reading of the same device can have."""
 
 MOST_REPEATS = 1000
 
@@ -74,9 +79,13 @@ def judge_readings(
         readings: All of a table.
         tick_j: Joules of a counter's tick, where known.
         update_period_s: Time between two values of the sensor, where known.
-        max_power_w: Most that the supply can draw, where known.
+        max_power_w: Most that the supply can draw; None takes what any supply is assumed to, or many times the table's median.
     """
     largest = max((reading.energy_j for reading in readings), default=0.0)
+    if max_power_w is None:
+        powers = sorted(reading.energy_j / reading.duration_s for reading in readings if reading.duration_s > 0)
+        typical = powers[len(powers) // 2] if powers else 0.0
+        max_power_w = max(ASSUMED_MAX_POWER_W, FAR_ABOVE * typical)
     bad = []
     for reading in readings:
         found = _judge(reading, largest, tick_j, update_period_s, max_power_w)
@@ -118,7 +127,7 @@ def _negative(reading: Reading, largest: float, tick_j: float | None) -> tuple[s
             f"{reading.raw:g} is -1, a reading that failed, averaged with {repeats - 1} others that were 0",
         )
     if -energy > FAR_BELOW * largest:
-        return "counter wrapped", f"{energy:,.6g} J{_wrap(-energy / reading.parts, tick_j)}"
+        return "counter wrapped", f"{energy / reading.parts:,.6g} J{_wrap(-energy / reading.parts, tick_j)}"
     return "negative", f"{energy:.4g} J: a counter went backwards, or its wrap was averaged away"
 
 

@@ -60,7 +60,7 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table.
+    """Read a table; a column without a name is called `column N`, counted from 1.
 
     Raises:
         SessionError: If it cannot be read, has no header or no rows, or names a column twice.
@@ -83,7 +83,8 @@ def read_table(path: Path) -> Table:
         raise SessionError(f"{path} is no table ({error}); export it as CSV") from None
     if len(parsed) != len(lines):
         raise SessionError(f"{path} has quoted cells over several lines; export it without line breaks in cells")
-    names, body = parsed[0], parsed[1:]
+    names = [name or f"column {number}" for number, name in enumerate(parsed[0], start=1)]
+    body = parsed[1:]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SessionError(f"{path} line {lines[0][0]} names column {twice[0]!r} twice; rename one")

@@ -59,3 +59,15 @@ def test_each_kind_has_its_own_name(one, reason):
 def test_a_sentinel_says_how_many_readings_it_was_averaged_with():
     bad = judge_readings([*sound(), reading(7, -1e-7, raw=-0.1)])
     assert "averaged with 9 others" in bad[0].detail
+
+
+def test_a_wrap_that_went_the_other_way_is_found_without_a_limit():
+    """An unsigned difference of a counter that ran backwards by a tick: 262,144 J in a second."""
+    bad = judge_readings([*sound(), reading(9, 262143.99)])
+    assert [(row.line, row.reason) for row in bad] == [(9, "more joules than possible")]
+    assert judge_readings([reading(line, 20000.0 + line) for line in range(20)]) == []
+
+
+def test_the_joules_of_a_wrap_are_shown_as_they_were_read():
+    bad = judge_readings([*sound(), reading(9, 2 * -2621.42, parts=2)])
+    assert "-2,621.42 J" in bad[0].detail
