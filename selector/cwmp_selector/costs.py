@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from operator import mul
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
+from cwmp_selector.candidates.floats import FloatArray
 from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.errors import SelectionError
 
@@ -99,6 +101,9 @@ class Costs:
         )
 
 
+FEW = 1 << 12
+"""Numbers that are added one by one."""
+
 AnyCosts: TypeAlias = "float | Mapping[str, Cost] | TieredCosts"
 
 
@@ -120,35 +125,103 @@ def find(costs: Mapping[str, Cost] | float, name: str) -> Cost:
     return costs[name]
 
 
-def look_up(costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[Cost]:
-    """Return the checked cost of each layer; see `find` and `checked`."""
-    return [checked(layer, find(costs, layer.name)) for layer in layers]
+@dataclass(frozen=True)
+class Own:
+    """Checked joules of each entry of a tensor.
 
-
-def checked(layer: Layer, cost: Cost) -> Cost:
-    """Return a layer's cost per entry: a float, or a flat float64 tensor on the layer's device.
-
-    Raises:
-        SelectionError: If it has the wrong shape, or is not positive and finite.
+    Attributes:
+        given: The tensor as it was given, and its version then.
+        version: Number of its changes in place.
+        flat: The joules, flat float64 on the gradient's device.
+        least: The least of them; 1 if there are none.
+        addends: Few numbers whose sum is exactly theirs.
     """
-    if isinstance(cost, torch.Tensor) and cost.dim() > 0:
+
+    given: torch.Tensor
+    version: int
+    flat: torch.Tensor
+    least: float
+    addends: tuple[float, ...]
+
+
+class Ledger:
+    """Costs that were checked before: a tensor of joules is looked through once, and again after it was changed in place."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Own] = {}
+
+    def checked(self, layer: Layer, cost: Cost) -> float | Own:
+        """Return a layer's cost per entry.
+
+        Raises:
+            SelectionError: If it has the wrong shape, or is not positive and finite.
+        """
+        if not (isinstance(cost, torch.Tensor) and cost.dim() > 0):
+            joules = float(cost)
+            if not (math.isfinite(joules) and joules > 0):
+                raise SelectionError(
+                    f"cost of {layer.name!r} is {joules}: joules per entry must be positive and finite"
+                )
+            return joules
         if tuple(cost.shape) != layer.shape:
             raise SelectionError(
                 f"costs of {layer.name!r} have shape {tuple(cost.shape)}, its gradient {layer.shape}: make them the same"
             )
-        flat = cost.detach().to(device=layer.flat.device, dtype=torch.float64).contiguous().view(-1)
-        if flat.numel() and not bool((torch.isfinite(flat) & (flat > 0)).all()):
-            worst = float(flat[(~(torch.isfinite(flat) & (flat > 0))).nonzero()[0]])
-            raise SelectionError(
-                f"costs of {layer.name!r} hold {worst}: every entry's cost must be positive and finite"
-            )
-        return flat
-    joules = float(cost)
-    if not (math.isfinite(joules) and joules > 0):
-        raise SelectionError(f"cost of {layer.name!r} is {joules}: joules per entry must be positive and finite")
-    return joules
+        known = self._known.get(layer.name)
+        if (
+            known is None
+            or known.given is not cost
+            or known.version != cost._version  # noqa: SLF001 - torch counts changes in place there
+            or known.flat.device != layer.flat.device
+        ):
+            flat = cost.detach().to(device=layer.flat.device, dtype=torch.float64).contiguous().view(-1)
+            bad = ~(torch.isfinite(flat) & (flat > 0))
+            if bool(bad.any()):
+                worst = float(flat[bad.nonzero()[0]])
+                raise SelectionError(
+                    f"costs of {layer.name!r} hold {worst}: every entry's cost must be positive and finite"
+                )
+            least = float(flat.min()) if flat.numel() else 1.0
+            version = cost._version  # noqa: SLF001 - see above
+            known = Own(cost, version, flat, least, tuple(addends(flat.cpu().numpy())))
+            self._known[layer.name] = known
+        return known
+
+    def look_up(self, costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[float | Own]:
+        """Return the checked cost of each layer."""
+        return [self.checked(layer, find(costs, layer.name)) for layer in layers]
+
+
+def look_up(costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[Cost]:
+    """Return the checked cost of each layer: a float, or a flat float64 tensor on the layer's device."""
+    return [cost.flat if isinstance(cost, Own) else cost for cost in Ledger().look_up(costs, layers)]
 
 
 def total(costs: Sequence[float], counts: Sequence[int]) -> float:
     """Return the correctly rounded sum of count times cost over layers with one cost each."""
     return math.fsum(map(mul, costs, counts))
+
+
+def times(count: int, joules: float) -> list[float]:
+    """Return numbers whose sum is exactly count * joules."""
+    mantissa, exponent = math.frexp(joules)
+    product = count * int(mantissa * 2.0**53)
+    return [math.ldexp(product >> 53, exponent), math.ldexp(product & 2**53 - 1, exponent - 53)]
+
+
+def addends(values: FloatArray) -> list[float]:
+    """Return few numbers whose sum is exactly that of the values, in whatever order they come."""
+    if values.size <= FEW:
+        few: list[float] = values.tolist()
+        return few
+    result: list[float] = []
+    for start in range(0, values.size, 1 << 25):
+        mantissas, exponents = np.frexp(values[start : start + (1 << 25)])
+        # 53 bits in two halves: 2^25 of either add up exactly in a float64, for each exponent apart.
+        high = np.floor(np.ldexp(mantissas, 26))
+        low = np.ldexp(mantissas, 53) - np.ldexp(high, 27)
+        least = int(exponents.min())
+        for shift, half in ((-26, high), (-53, low)):
+            sums = np.bincount(exponents - least, half).tolist()
+            result += [math.ldexp(total, least + place + shift) for place, total in enumerate(sums) if total]
+    return result

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import ENGINES, NonFiniteError, engine_for
-from cwmp_selector.candidates.floats import FloatArray, IntArray
+from cwmp_selector.candidates.floats import IntArray, gathered, taken
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
-from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, TieredCosts, look_up, total
+from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, Ledger, Own, TieredCosts, addends, times, total
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
 from cwmp_selector.greedy import rules
@@ -21,9 +21,13 @@ from cwmp_selector.greedy.entries import select_by_entry
 from cwmp_selector.greedy.layers import Choice, select_by_layer
 from cwmp_selector.greedy.rules import Rule
 from cwmp_selector.hierarchy.choose import Chooser, Outcome
+from cwmp_selector.hierarchy.collect import SMALL
 from cwmp_selector.hierarchy.prices import Prices, parts_j, prices_of
 from cwmp_selector.payload.quantize import NATIVE, check_format, quantize
 from cwmp_selector.update import SparseUpdate, lines_at
+
+MANY = 16
+"""Small layers from which one search over all of them side by side is faster than a pass over each."""
 
 
 class Selector:
@@ -75,6 +79,7 @@ class Selector:
             raise SelectionError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
         self.costs, self.rule, self.values, self.engine = costs, rule, values, engine
         self.budget_j, self.budget_fraction, self.k = budget_j, budget_fraction, k
+        self._known = Ledger()
         self._generator = torch.Generator().manual_seed(seed)
 
     def select(
@@ -113,21 +118,26 @@ class Selector:
         try:
             if isinstance(self.costs, TieredCosts):
                 return self._tiered(self.costs, layers, budget_j, lambda_)
-            return self._additive(layers, look_up(self.costs, layers), budget_j, lambda_)
+            found = self._known.look_up(self.costs, layers)
+            counted = self.k is not None and budget_j is None
+            own = any(isinstance(cost, Own) for cost in found)
+            many = len(layers) >= MANY and sum(layer.numel for layer in layers) <= SMALL
+            if (own or many) and rules.weighs(self.rule) and not counted:
+                return self._tiered(self.costs, layers, budget_j, lambda_)
+            return self._additive(layers, found, budget_j, lambda_)
         except NonFiniteError as error:
             raise non_finite(layers[error.place]) from None
 
     def _additive(
-        self, layers: list[Layer], costs: list[Cost], budget_j: float | None, lambda_: float | None
+        self, layers: list[Layer], found: list[float | Own], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
         """Select where joules are a sum over entries."""
-        dense_j = _energy(costs, [layer.flat[:0] for layer in layers], layers, dense=True)
+        costs: list[Cost] = [cost.flat if isinstance(cost, Own) else cost for cost in found]
+        dense_j = _dense_j(found, layers)
         budget = self._budget(dense_j, budget_j, lambda_)
         if self.rule == "dense":
             everything = _everything(layers)
-            return self._update(
-                layers, Outcome(everything), None, lambda _: {"entries": _energy(costs, everything, layers)}
-            )
+            return self._update(layers, Outcome(everything), None, lambda _: {"entries": _energy(costs, everything)})
         counted = self.k is not None and budget_j is None
         weights, factor = rules.weights_of(self.rule, costs)
         floor = rules.score_of(self.rule, lambda_, factor) if lambda_ is not None else 0.0
@@ -137,15 +147,15 @@ class Selector:
         gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
         values = None if self.rule == "random-k" else choice.values
         outcome = Outcome(choice.positions, reached, gap, values)
-        parts = {"entries": _energy(costs, choice.positions, layers)}
+        parts = {"entries": _energy(costs, choice.positions)}
         return self._update(layers, outcome, None if counted else budget, lambda _: parts)
 
     def _tiered(
-        self, costs: TieredCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
+        self, costs: AnyCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
-        """Select where joules are by entry, line, tensor and payload."""
+        """Select where joules are by entry, line, tensor and payload, or differ from entry to entry."""
         formats = [self.values or NATIVE[layer.sent] for layer in layers]
-        prices = prices_of(costs, layers, formats)
+        prices = prices_of(costs, layers, formats, self._known)
 
         def paid(positions: Sequence[IntArray]) -> dict[str, float]:
             bits = 0.0
@@ -154,7 +164,7 @@ class Selector:
                 bits = float(self._update(layers, Outcome(found), None, lambda _: {}).payload_bits)
             counts = [where.size for where in positions]
             lines = [lines_at(where, size) for where, size in zip(positions, prices.per_line.tolist(), strict=True)]
-            own = {place: cost.cpu().numpy()[positions[place]] for place, cost in prices.own.items()}
+            own = {place: addends(gathered(cost, positions[place])) for place, cost in prices.own.items()}
             return _tiered_parts_j(costs, prices, layers, counts, lines, own, bits)
 
         keys = self._keys(layers)
@@ -175,7 +185,7 @@ class Selector:
         where = [positions.cpu().numpy() for positions in outcome.positions]
         return self._update(layers, outcome, budget if bounded else None, lambda _: paid(where))
 
-    def _dense_j(self, costs: TieredCosts, prices: Prices, layers: list[Layer]) -> float:
+    def _dense_j(self, costs: AnyCosts, prices: Prices, layers: list[Layer]) -> float:
         """Return the joules of keeping everything, without a position written down."""
         all_of = {layer.name: torch.zeros(1, dtype=torch.int64).expand(layer.numel) for layer in layers}
         bits = 0.0
@@ -188,8 +198,8 @@ class Selector:
             )
             bits = float(everything.payload_bits)
         lines = prices.lines_of(prices.sizes).tolist()
-        own = {place: cost.cpu().numpy() for place, cost in prices.own.items()}
-        return math.fsum(_tiered_parts_j(costs, prices, layers, prices.sizes.tolist(), lines, own, bits).values())
+        sizes = prices.sizes.tolist()
+        return math.fsum(_tiered_parts_j(costs, prices, layers, sizes, lines, prices.addends, bits).values())
 
     def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
         if budget_j is not None:
@@ -247,7 +257,8 @@ class Selector:
         parts_j: Callable[[SparseUpdate], dict[str, float]],
     ) -> SparseUpdate:
         values, scales, formats = {}, {}, {}
-        found = outcome.values or [layer.flat[where] for layer, where in zip(layers, outcome.positions, strict=True)]
+        pairs = zip(layers, outcome.positions, strict=True)
+        found = outcome.values or [taken(layer.flat, where) for layer, where in pairs]
         for layer, kept in zip(layers, found, strict=True):
             formats[layer.name] = self.values or NATIVE[layer.sent]
             values[layer.name], scales[layer.name] = quantize(kept, formats[layer.name])
@@ -274,24 +285,37 @@ def _check_budget(budget_j: float | None) -> None:
         raise SelectionError(f"budget_j is {budget_j}: give joules >= 0")
 
 
-def _energy(costs: list[Cost], positions: list[torch.Tensor], layers: list[Layer], *, dense: bool = False) -> float:
-    """Return the joules of the entries at `positions` (of all entries if dense), correctly rounded over the layers."""
-    parts = []
-    for cost, where, layer in zip(costs, positions, layers, strict=True):
+def _energy(costs: list[Cost], positions: list[torch.Tensor]) -> float:
+    """Return the joules of the entries at `positions`, correctly rounded, in whatever order they are added."""
+    counts = [where.numel() for where in positions]
+    if not any(isinstance(cost, torch.Tensor) for cost in costs):
+        return total([float(cost) for cost in costs], counts)
+    parts: list[float] = []
+    for cost, where, count in zip(costs, positions, counts, strict=True):
         if isinstance(cost, torch.Tensor):
-            parts.append(float(cost.sum() if dense else cost[where].sum()))
+            parts += addends(cost[where].cpu().numpy())
         else:
-            parts.append(total([cost], [layer.numel if dense else where.numel()]))
+            parts += times(count, float(cost))
+    return math.fsum(parts)
+
+
+def _dense_j(costs: list[float | Own], layers: list[Layer]) -> float:
+    """Return the joules of all entries."""
+    if not any(isinstance(cost, Own) for cost in costs):
+        return total([cost for cost in costs if not isinstance(cost, Own)], [layer.numel for layer in layers])
+    parts: list[float] = []
+    for cost, layer in zip(costs, layers, strict=True):
+        parts += cost.addends if isinstance(cost, Own) else times(layer.numel, cost)
     return math.fsum(parts)
 
 
 def _tiered_parts_j(
-    costs: TieredCosts,
+    costs: AnyCosts,
     prices: Prices,
     layers: list[Layer],
     counts: list[int],
     lines: list[int],
-    own: Mapping[int, FloatArray],
+    own: Mapping[int, Sequence[float]],
     bits: float,
 ) -> dict[str, float]:
     """Return the joules by cause, correctly rounded, of so many entries in so many lines, sent in so many bits."""

@@ -109,16 +109,22 @@ def _extract_priced(
     """The same where entries differ in joules, which are written too; -1 if one is not positive and finite."""
     count = 0
     n = x.size
-    good = True
+    bad = False
     for line in range(0, n, per_line):
         end = min(line + per_line, n)
         total = odd = 0.0
-        for i in range(line, end):
+        whole = line + (end - line) // 8 * 8
+        for block in range(line, whole, 8):
+            for i in range(block, block + 8):
+                y = abs(np.float64(x[i]) * scale)
+                odd += y - y
+                bad |= (entry[i] <= 0) | (entry[i] - entry[i] != 0)
+                total += max((y * y if square else y) - price * entry[i], 0.0)
+        for i in range(whole, end):
             y = abs(np.float64(x[i]) * scale)
-            ahead = (y * y if square else y) - price * entry[i]
-            good &= (entry[i] > 0) & (entry[i] < np.inf)
             odd += y - y
-            total += max(ahead, 0.0)
+            bad |= (entry[i] <= 0) | (entry[i] - entry[i] != 0)
+            total += max((y * y if square else y) - price * entry[i], 0.0)
         if total > line_j or odd != 0.0:
             for i in range(line, end):
                 y = abs(np.float64(x[i]) * scale)
@@ -126,7 +132,7 @@ def _extract_priced(
                 kept[count] = x[i]
                 paid[count] = entry[i]
                 count += (y * y if square else y) > price * entry[i] or y - y != 0.0
-    return count if good else -1
+    return -1 if bad else count
 
 
 def _split(bits: Any, mask: Any, sure: Any, others: Any) -> int:

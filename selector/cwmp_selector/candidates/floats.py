@@ -76,3 +76,17 @@ def threshold_bits(score: float, weights: FloatArray, dtype: torch.dtype) -> Int
         high = np.where(reaches, middle, high)
         low = np.where(reaches, low, np.minimum(middle + 1, high))
     return low
+
+
+def taken(flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the entries of a flat tensor at positions; on the CPU by NumPy, as torch would wake its threads for a few."""
+    if flat.device.type != "cpu":
+        return flat[where]
+    bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()[where.numpy()]
+    return torch.from_numpy(bits).view(flat.dtype)
+
+
+def gathered(flat: torch.Tensor, where: IntArray) -> FloatArray:
+    """Return the entries of a flat float64 tensor at positions, on the host."""
+    found: FloatArray = taken(flat, torch.from_numpy(where).to(flat.device)).cpu().numpy()
+    return found

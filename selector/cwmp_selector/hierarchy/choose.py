@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import Engine
-from cwmp_selector.candidates.floats import IntArray
+from cwmp_selector.candidates.floats import IntArray, taken
 from cwmp_selector.greedy.rules import power_of
 from cwmp_selector.hierarchy.collect import Collector
 from cwmp_selector.hierarchy.orders import Order
@@ -61,6 +61,7 @@ class _Plan:
     bound: float = 0.0
     price: float = math.inf
     everything: bool = False
+    gap: float = math.inf
 
 
 class Chooser:
@@ -102,13 +103,14 @@ class Chooser:
             positions = self._positions(search.pool, np.flatnonzero(chosen.kept))
             for place in np.flatnonzero(chosen.whole):
                 positions[place] = np.arange(self.prices.sizes[place])
-            return _Plan(positions, chosen.value, chosen.bound, chosen.price, bool(chosen.price <= floor))
+            done = bool(chosen.price <= floor)
+            return _Plan(positions, chosen.value, chosen.bound, chosen.price, done, chosen.gap)
 
         found = self._paid(plan, budget)
         room = 1e-12 if self.candidates.small else ROOM
-        if rule == "cwmp" and not floor and found.bound > found.value * (1 + room):
+        if rule == "cwmp" and self.prices.tiered and not floor and found.bound > found.value * (1 + room):
             found = self._rivalled(found, budget)
-        gap = None if floor else max(found.bound - found.value, 0.0) * unit
+        gap = None if floor else min(max(found.bound - found.value, 0.0), found.gap) * unit
         return Outcome(self._tensors(found.positions), max(found.price * unit, lambda_ or 0.0), gap)
 
     def _rivalled(self, found: _Plan, budget: float) -> _Plan:
@@ -118,7 +120,7 @@ class Chooser:
             other = self.by_price(rival, budget, None) if rival == "cwmp-l1" else self.ordered(rival, budget)
             theirs = [where.cpu().numpy() for where in other.positions]
             if (worth := self._value(theirs)) > value * (1 + 1e-12):
-                value, found = worth, replace(found, positions=theirs, value=worth)
+                value, found = worth, replace(found, positions=theirs, value=worth, gap=math.inf)
         return found
 
     def ordered(self, rule: str, budget: float) -> Outcome:
@@ -178,13 +180,14 @@ class Chooser:
             else:
                 # Only sums rounded, by less than what was tried beyond the budget.
                 most = budget * (1 - 3 * EXACT) if not turn else most * budget / paid
-        return replace(best, bound=bound)
+        # Another plan's bound may be the larger one.
+        return replace(best, bound=bound, gap=best.gap if bound == best.bound else math.inf)
 
     def _value(self, positions: Sequence[IntArray]) -> float:
         """Return the squared norm at positions, in units."""
         parts = []
         for key, where in zip(self.keys, positions, strict=True):
-            held = key[torch.from_numpy(where).to(key.device)].to(torch.float64) / self.candidates.unit
+            held = taken(key, torch.from_numpy(where).to(key.device)).to(torch.float64) / self.candidates.unit
             parts.append(float(held @ held))
         return math.fsum(parts)
 

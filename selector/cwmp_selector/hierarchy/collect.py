@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import Engine, NonFiniteError, Offer, sample_magnitudes, sample_positions
-from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
+from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray, gathered
 from cwmp_selector.hierarchy.pool import Pool, lines_in, summed
 from cwmp_selector.hierarchy.prices import Prices
 from cwmp_selector.hierarchy.search import Planned, Search
@@ -22,6 +22,9 @@ LINES = 1 << 14
 
 DEVIATIONS = 5.0
 """Standard deviations between what a sample spends and what is collected; a miss costs another pass."""
+
+FREE = 32
+"""Entries looked at together where lines cost nothing."""
 
 SLACK = 1 - 1e-4
 """Rounding of a pass in float32."""
@@ -89,12 +92,14 @@ class Collector:
             worth, line_j = low * SLACK, float(prices.line[tensor])
             scale = 1.0 / (self.unit * (math.sqrt(worth * joules) if power == 2 else worth * joules))
             own = prices.own.get(tensor)
+            # Lines that cost nothing are looked at as long as suits the machine.
+            per_line = int(prices.per_line[tensor]) if line_j else FREE
             if own is None:
-                offers.append(Offer(scale, line_j / joules * SLACK, int(prices.per_line[tensor])))
+                offers.append(Offer(scale, line_j / joules * SLACK, per_line))
             else:
                 shared = joules - float(prices.entry[tensor])
                 own = own + shared if shared else own
-                offers.append(Offer(1.0 / self.unit, 0.0, int(prices.per_line[tensor]), own, worth, worth * line_j))
+                offers.append(Offer(1.0 / self.unit, 0.0, per_line, own, worth, worth * line_j))
         pool = self._collect(offers, power, low)
         for place in np.flatnonzero(whole).tolist():
             norm = float(torch.linalg.vector_norm(self.keys[place], power, dtype=torch.float64)) / self.unit
@@ -105,8 +110,8 @@ class Collector:
         """Return the entries whose magnitude in units is at least `least`, valued by it."""
         if self.small or not least:
             return self.complete(1)
-        offer = [Offer(1.0 / (self.unit * least * SLACK), 0.0, int(per_line)) for per_line in self.prices.per_line]
-        return self._collect(offer, 1, least)
+        offer = Offer(1.0 / (self.unit * least * SLACK), 0.0, FREE)
+        return self._collect([offer] * len(self.keys), 1, least)
 
     def bracket(self, power: int, budget: float, whole: BoolArray) -> tuple[float, FloatArray]:
         """Return a price at which rather more than a budget is spent, and about the density of each tensor then."""
@@ -116,7 +121,7 @@ class Collector:
             return 0.0, np.full(prices.sizes.size, min(budget / everything, 0.5))
         pool = self._sampled(power)
         assert pool.weight is not None  # noqa: S101 - a sample has weights
-        density = np.full(prices.sizes.size, min(budget / max(float(prices.whole.sum()), 1e-300), 0.5))
+        density = np.full(prices.sizes.size, 0.01)
         for _ in range(2 if prices.bit_j else 1):
             planned = Planned(Search(pool, prices, whole=whole), prices.densities[prices.nearest(density)])
             _, bought = planned.price_of(budget)
@@ -160,7 +165,7 @@ class Collector:
         position = np.concatenate(where)
         entry = prices.entry[tensor]
         for place, own in prices.own.items():
-            entry[tensor == place] = own[torch.from_numpy(where[place]).to(own.device)].cpu().numpy()
+            entry[tensor == place] = gathered(own, where[place])
         some = (magnitudes > 0) & np.isfinite(magnitudes)
         pool = self._pool(tensor[some], position[some], magnitudes[some], entry[some], power, 0.0)
         drawn = np.bincount(tensor, minlength=prices.sizes.size)
@@ -179,7 +184,8 @@ class Collector:
         ends = np.cumsum(sizes)
         for place in self.prices.own:
             paid = found[place][2]
-            assert paid is not None  # noqa: S101 - the offer holds joules of each entry
+            if paid is None:
+                continue
             shared = self._least_entry()[place] - self.prices.entry[place]
             entry[ends[place] - sizes[place] : ends[place]] = paid - shared
         return self._pool(tensor, position, magnitudes, entry, power, low)

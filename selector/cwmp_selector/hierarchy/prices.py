@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer
-from cwmp_selector.costs import AnyCosts, TieredCosts, checked, find
+from cwmp_selector.costs import AnyCosts, Ledger, Own, TieredCosts, find, times
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import VALUE_BYTES
 
@@ -25,9 +26,6 @@ CODED = 1.03
 
 ABOVE_HALF = (0.875, 0.75)
 """Densities of forms above one half; below they go down by halves to one entry."""
-
-FEW = 1 << 12
-"""Numbers that are added one by one."""
 
 
 @dataclass
@@ -46,6 +44,7 @@ class Prices:
         bit_j: Joules per bit of the payload.
         payload_j: Joules once if anything is kept.
         tiered: Whether there is more than joules per entry.
+        addends: Numbers whose sum is that of `own`, by place.
     """
 
     sizes: IntArray
@@ -59,6 +58,7 @@ class Prices:
     bit_j: float
     payload_j: float
     tiered: bool
+    addends: dict[int, tuple[float, ...]]
 
     @property
     def densities(self) -> FloatArray:
@@ -79,7 +79,7 @@ class Prices:
         far = np.abs(np.subtract.outer(np.log(held / (1 - held)), np.log(self.densities / (1 - self.densities))))
         return np.asarray(far.argmin(axis=1), dtype=np.int64)
 
-    @property
+    @cached_property
     def whole(self) -> FloatArray:
         """Joules of each tensor when all of it is kept."""
         return np.minimum(self.dense, self.parts(self.sizes)) + self.bit_j * self.value_bits * self.sizes
@@ -96,12 +96,12 @@ class Prices:
     def parts(self, counts: IntArray) -> FloatArray:
         """Return the joules of each tensor when all of it is kept by sparse kernels, bits left out."""
         entries = self.entry * counts
-        for place, own in self.own.items():
-            entries[place] = float(own.sum())
+        for place, addends in self.addends.items():
+            entries[place] = math.fsum(addends)
         return np.where(counts > 0, entries + self.line * self.lines_of(counts) + self.once, 0.0)
 
 
-def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str]) -> Prices:
+def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str], known: Ledger) -> Prices:
     """Return checked prices.
 
     Raises:
@@ -118,16 +118,16 @@ def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str]) 
             raise SelectionError(
                 f"costs of {layer.name!r} are for {size} entries, its gradient has {layer.numel}: make costs for this model"
             )
-    entry = [checked(layer, item.entry_j) for layer, item in zip(layers, found, strict=True)]
-    own = {place: cost for place, cost in enumerate(entry) if isinstance(cost, torch.Tensor)}
+    entry = [known.checked(layer, item.entry_j) for layer, item in zip(layers, found, strict=True)]
+    own = {place: cost for place, cost in enumerate(entry) if isinstance(cost, Own)}
 
     def array(values: Sequence[float]) -> FloatArray:
         return np.array(values, dtype=np.float64)
 
     return Prices(
         sizes=np.array([layer.numel for layer in layers], dtype=np.int64),
-        entry=array([_least(c) for c in entry]),
-        own=own,
+        entry=array([cost.least if isinstance(cost, Own) else cost for cost in entry]),
+        own={place: cost.flat for place, cost in own.items()},
         line=array([item.line_j for item in found]),
         per_line=np.array([item.line_entries for item in found], dtype=np.int64),
         once=array([item.tensor_j for item in found]),
@@ -136,42 +136,12 @@ def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str]) 
         bit_j=tiers.bit_j if tiers else 0.0,
         payload_j=tiers.payload_j if tiers else 0.0,
         tiered=tiers is not None,
+        addends={place: cost.addends for place, cost in own.items()},
     )
 
 
-def _least(cost: float | torch.Tensor) -> float:
-    if isinstance(cost, torch.Tensor):
-        return float(cost.min()) if cost.numel() else 1.0
-    return cost
-
-
-def times(count: int, joules: float) -> list[float]:
-    """Return numbers whose sum is exactly count * joules."""
-    mantissa, exponent = math.frexp(joules)
-    product = count * int(mantissa * 2.0**53)
-    return [math.ldexp(product >> 53, exponent), math.ldexp(product & 2**53 - 1, exponent - 53)]
-
-
-def addends(values: FloatArray) -> list[float]:
-    """Return few numbers whose sum is exactly that of the values, in whatever order they come."""
-    if values.size <= FEW:
-        few: list[float] = values.tolist()
-        return few
-    result: list[float] = []
-    for start in range(0, values.size, 1 << 25):
-        mantissas, exponents = np.frexp(values[start : start + (1 << 25)])
-        # 53 bits in two halves: 2^25 of either add up exactly in a float64, for each exponent apart.
-        high = np.floor(np.ldexp(mantissas, 26))
-        low = np.ldexp(mantissas, 53) - np.ldexp(high, 27)
-        least = int(exponents.min())
-        for shift, half in ((-26, high), (-53, low)):
-            sums = np.bincount(exponents - least, half).tolist()
-            result += [math.ldexp(total, least + place + shift) for place, total in enumerate(sums) if total]
-    return result
-
-
 def parts_j(
-    prices: Prices, counts: Sequence[int], lines: Sequence[int], own: Mapping[int, FloatArray], payload_bits: float
+    prices: Prices, counts: Sequence[int], lines: Sequence[int], own: Mapping[int, Sequence[float]], payload_bits: float
 ) -> dict[str, float]:
     """Return the joules by cause, each correctly rounded: `entries`, and where priced `lines`, `tensors`, `payload`.
 
@@ -179,7 +149,7 @@ def parts_j(
         prices: Joules.
         counts: Entries kept of each tensor.
         lines: Lines they lie in.
-        own: Joules of the kept entries of tensors whose entries differ, by place.
+        own: Numbers whose sum is the joules of the kept entries, of tensors whose entries differ, by place.
         payload_bits: Bits of the payload.
     """
     entries: list[float] = []
@@ -188,7 +158,7 @@ def parts_j(
     for place, (count, line) in enumerate(zip(counts, lines, strict=True)):
         if not count:
             continue
-        mine = addends(own[place]) if place in own else times(count, float(prices.entry[place]))
+        mine = list(own[place]) if place in own else times(count, float(prices.entry[place]))
         paid = times(line, float(prices.line[place]))
         fixed = float(prices.once[place])
         if count == prices.sizes[place] and prices.dense[place] < math.fsum([*mine, *paid, fixed]):

@@ -43,6 +43,7 @@ class Chosen:
         price: Price of the first entry that did not fit; 0 if all did.
         dual: Price at which `bound` was found.
         bound: Upper bound on the value of every choice within the budget.
+        gap: Upper bound on the value missed, where it is known to more digits than `bound` gives.
     """
 
     kept: BoolArray
@@ -52,6 +53,7 @@ class Chosen:
     price: float = 0.0
     dual: float = 0.0
     bound: float = np.inf
+    gap: float = np.inf
 
 
 @dataclass
@@ -102,7 +104,10 @@ class Search:
             if (answer == forms).all():
                 break
             forms = answer
-        return None if best is None else replace(best, bound=max(bound * (1 + 1e-13), best.value))
+        if best is None:
+            return None
+        gap = min(max(bound * (1 + 1e-13) - best.value, 0.0), max(best.gap, 0.0))
+        return replace(best, bound=max(bound * (1 + 1e-13), best.value), gap=gap)
 
     def _answer(self, price: float, budget: float) -> tuple[IntArray, float]:
         """Return the best form of each tensor at a price, and the bound on the value within the budget."""
@@ -224,8 +229,23 @@ class Planned:
         levels = [fits, self.at_price(found[0].price if apart.size == 0 else price)]
         levels += [beyond] if beyond.price >= self.pool.low else []
         bounds = [level.value + level.price * (most - level.cost) for level in levels]
-        least = int(np.argmin(bounds))
-        return replace(best, price=price, dual=levels[least].price, bound=bounds[least])
+        # The second is the one whose gap is known to more digits.
+        least = 1 if bounds[1] <= min(bounds) * (1 + 1e-12) else int(np.argmin(bounds))
+        best = replace(best, price=price, dual=levels[least].price, bound=bounds[least])
+        return replace(best, gap=self._gap(best, budget))
+
+    def _gap(self, choice: Chosen, budget: float) -> float:
+        """Return `bound` less the value, without the digits that a difference of large numbers loses, where that can be."""
+        above = self.scores.score > choice.price
+        if not (
+            choice.dual == choice.price > 0
+            and choice.kept[above].all()
+            and not self.once.any()
+            and not choice.whole.any()
+        ):
+            return np.inf
+        left = budget - self.search.prices.payload_j - float(self.scores.cost[above].sum())
+        return choice.price * left - float(self.pool.value[choice.kept & ~above].sum())
 
     def price_of(self, joules: float) -> tuple[float, BoolArray]:
         """Return a price at which a bit more than so many joules are spent, and which candidates are bought at it."""
@@ -249,7 +269,9 @@ class Planned:
     def within(self, modes: IntArray, most: float) -> Chosen | None:
         """Return the choice within a budget where it is fixed what becomes of each tensor; None if that alone costs more."""
         search, pool, scores = self.search, self.pool, self.scores
-        whole, sparse = modes == WHOLE, modes == SPARSE
+        # A tensor that costs nothing to open is open.
+        whole = modes == WHOLE
+        sparse = (modes == SPARSE) | ((modes == CLOSED) & (self.once == 0) & modes.any())
         cost = float(search.whole[whole].sum() + self.once[sparse].sum())
         cost += search.prices.payload_j if (whole | sparse).any() else 0.0
         if cost > most:
@@ -273,7 +295,7 @@ class Planned:
             price = float(scores.score[edge[length]]) if length < edge.size else float(self.edges[first - 1])
             kept[edge[:length]] = True
             left = self._fill(kept, rest, left)
-        empty = sparse & (np.bincount(pool.tensor[kept], minlength=modes.size) == 0)
+        empty = sparse & (self.once > 0) & (np.bincount(pool.tensor[kept], minlength=modes.size) == 0)
         if empty.any():
             again = self.within(np.where(empty, CLOSED, modes), most)
             assert again is not None  # noqa: S101 - fewer tensors cost less
