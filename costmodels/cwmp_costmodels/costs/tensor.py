@@ -38,6 +38,7 @@ from cwmp_profiler.counts import (
     blend,
     dense_update,
     elementwise,
+    fused_update,
     lines_touched,
     scale,
     scattered,
@@ -102,6 +103,8 @@ class LayerCost:
         receiver_level: The same for the plain addition of a receiver.
         shares: Shares of the working set by level, where it lives at several (see `DeviceInfo.shares_of`); None is all at `level`.
         receiver_shares: The same for a receiver.
+        compiled: Whether chosen entries are written by this project's compiled kernels, as the profile measured them (one pass), or
+            by torch's indexed ones (gather, compute, scatter).
         factors: Correction of the local update, by `sparse` and `dense`.
         receiver_factors: Correction of a receiver's addition.
         gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
@@ -121,6 +124,7 @@ class LayerCost:
     links: Links
     shares: Mapping[str, float] | None = None
     receiver_shares: Mapping[str, float] | None = None
+    compiled: bool = False
 
     @cached_property
     def line_entries(self) -> int:
@@ -367,6 +371,21 @@ class LayerCost:
             )
         temporaries = kept if temporaries_of is None else temporaries_of
         near = device.level_of(temporaries * TEMPORARY_BYTES)
+        if self.compiled:
+            # Weight decay is part of these loops whether there is any or not.
+            return blend(
+                shares,
+                lambda level: fused_update(
+                    tensor.numel,
+                    kept,
+                    level,
+                    optimizer,
+                    entry_bytes=tensor.entry_bytes,
+                    line_bytes=device.line_bytes,
+                    temporary_level=near,
+                    processor_caches=caches,
+                ),
+            )
         return blend(
             shares,
             lambda level: sparse_update(

@@ -3,7 +3,7 @@
 Keys, most specific first; the first that is in the table applies alone, and without any the factor is 1:
 
     name:GLOB                 parameters whose name matches, for example `name:fc1.*` (the longest pattern wins)
-    type/optimizer/mode       `linear/adam/sparse`: what a fit writes
+    type/optimizer/mode       `linear/adam/entries`: what a fit writes
     type/optimizer/*
     type/*/mode
     type/*/*  or  type        every update of a layer type
@@ -41,8 +41,17 @@ class Factor:
     key: str | None
 
 
+def sparse_mode(profile: Profile, tensor: TensorInfo, optimizer: str) -> str:
+    """Return the mode that prices a step at chosen entries.
+
+    `entries`, this project's own compiled kernels, which `SparseStep`, `apply_to` and receivers run, where the profile measured them
+    for the tensor's layer type; else `sparse`, torch's indexed kernels.
+    """
+    return "entries" if f"{tensor.layer_type}/{optimizer}/entries" in profile.layers else "sparse"
+
+
 def factor_of(profile: Profile, tensor: TensorInfo, optimizer: str, mode: str) -> Factor:
-    """Return the correction of one tensor's update; `mode` is `sparse` or `dense`."""
+    """Return the correction of one tensor's update; `mode` is `entries`, `sparse` or `dense`."""
     patterns = [key for key in profile.layers if key.startswith(NAME_PREFIX)]
     named = [key for key in patterns if fnmatchcase(tensor.name, key.removeprefix(NAME_PREFIX))]
     kind = tensor.layer_type

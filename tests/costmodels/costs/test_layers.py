@@ -56,6 +56,29 @@ def test_optimiser_state_multiplies_lines_and_arithmetic(optimizer):
     assert arithmetic.parts_j({"weight": 1})["memory"] == 0
 
 
+def test_entries_are_priced_as_the_compiled_kernels_that_write_them_where_the_profile_measured_those():
+    """`linear/adam/entries` in the profile: its factor, one pass (one call, indices twice, values once); other types as before."""
+    model = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.Embedding(1000, 1000))
+    measured = {
+        "linear/adam/entries": factor(3.0),
+        "linear/adam/sparse": factor(5.0),
+        "embedding/adam/sparse": factor(7.0),
+    }
+
+    def costs_by(count):
+        names = ("static_power", "launch", "elem_float32", "dram_read", "dram_write", "dram_line")
+        energy = {name: float(name == count) or 1e-12 * (name == "dram_line") for name in names}
+        profile = make_profile(energy=energy, times={}, cache_bytes=None, layers=measured)
+        return layer_costs(profile, model, Scenario(optimizer="adam", receivers=0))
+
+    for count, joules in (("dram_line", 3.0 * 3), ("dram_read", 3.0 * 20), ("elem_float32", 3.0 * 17)):
+        costs = costs_by(count)
+        assert costs.entry_j("0.weight", 1e-6) == pytest.approx(joules, rel=ONE_LINE)
+        assert [costs.layers[name].compiled for name in ("0.weight", "1.weight")] == [True, False]
+    assert costs_by("launch").fixed_j("0.weight") == pytest.approx(3.0)
+    assert costs_by("launch").fixed_j("1.weight") > 7.0 * 5
+
+
 def test_dense_decay_pays_a_whole_step_once_and_an_entry_its_scatter():
     """By hand, 1e6 entries in DRAM: zero (1 write), momentum's step (5 reads, 3 writes), and one line an entry for the scatter."""
     prices = zero_but(dram_line=64.0, dram_read=1.0, dram_write=1.0)
