@@ -7,16 +7,11 @@ is serialised and parsed in both directions, so what is counted is what a networ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict, UserConfig
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp.grid import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
+from cwmp_federated.wire import flower
 from cwmp_profiler.errors import CwmpError
 
 FIRST_NODE_ID = 1000
@@ -50,20 +45,20 @@ class LocalGrid(Grid):
             on_reply: Called with every reply as it comes.
         """
         self._app, self._clients, self._run_config, self._on_reply = client_app, clients, run_config, on_reply
-        self._run = Run.create_empty(1)
+        self._run = flower.first_run()
         self._sent = 0
         self._replies: dict[str, Message] = {}
         self._used: set[int] = set()
         self.contexts: dict[int, Context] = {}
         self.bytes_up = self.bytes_down = 0
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+        flower.pretend_to_be_the_server()
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, run: flower.Run) -> None:
         """Set the run."""
         self._run = run
 
     @property
-    def run(self) -> Run:
+    def run(self) -> flower.Run:
         """The run."""
         return self._run
 
@@ -80,8 +75,9 @@ class LocalGrid(Grid):
     def context(self, node_id: int) -> Context:
         """Return a node's context, made when it is first used."""
         if node_id not in self.contexts:
-            node_config: UserConfig = {"partition-id": node_id - FIRST_NODE_ID, "num-partitions": self._clients}
-            self.contexts[node_id] = Context(1, node_id, node_config, RecordDict(), dict(self._run_config))
+            self.contexts[node_id] = flower.node_context(
+                node_id, {"partition-id": node_id - FIRST_NODE_ID, "num-partitions": self._clients}, self._run_config
+            )
         return self.contexts[node_id]
 
     def take_used(self) -> set[int]:
@@ -95,7 +91,7 @@ class LocalGrid(Grid):
         for message in messages:
             self._sent += 1
             self._used.add(message.metadata.dst_node_id)
-            message.metadata.__dict__["_message_id"] = f"{self._sent:064x}"
+            flower.set_message_id(message, self._sent)
             reply = self._deliver(message)
             self._replies[message.metadata.message_id] = reply
             sent.append(message.metadata.message_id)
@@ -113,14 +109,13 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> Message:
-        down = message_to_proto(message).SerializeToString()
+        down = flower.message_to_bytes(message)
         self.bytes_down += len(down)
-        received: Message = message_from_proto(ProtoMessage.FromString(down))
+        received = flower.message_from_bytes(down)
         try:
             reply = self._app(received, self.context(message.metadata.dst_node_id))
         except CwmpError as error:
-            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error)), reply_to=received)
-        up = message_to_proto(reply).SerializeToString()
+            reply = flower.failure(str(error), received)
+        up = flower.message_to_bytes(reply)
         self.bytes_up += len(up)
-        parsed: Any = message_from_proto(ProtoMessage.FromString(up))
-        return parsed  # type: ignore[no-any-return]
+        return flower.message_from_bytes(up)

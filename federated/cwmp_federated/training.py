@@ -26,9 +26,10 @@ from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.checkpoint import HISTORY, LEDGER, PARTITION, Checkpoint, RunStore
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger
-from cwmp_federated.server.admission import Gate, Limits
+from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.shared_budget import SharedBudget
-from cwmp_federated.server.strategy import CwmpStrategy, RoundOutcome
+from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.downlink import Downlink
 
@@ -87,6 +88,7 @@ class Server:
         grid: LocalGrid | None = None,
         on_row: OnRow | None = None,
         meter: RoundMeter | None = None,
+        node_wait_s: float = NODE_WAIT_S,
     ) -> None:
         """See the class.
 
@@ -99,6 +101,7 @@ class Server:
             grid: The in-process grid, whose clients' states are saved too; None for any other grid.
             on_row: Called after each round with its row of the history.
             meter: Live meter that reads along.
+            node_wait_s: Seconds to wait until enough nodes are connected for a round.
         """
         self._setup, self._config, self._store, self._grid = setup, setup.config, store, grid
         self._on_row, self._meter = on_row, meter
@@ -111,11 +114,11 @@ class Server:
         self._done = -1
         self._outcome: RoundOutcome | None = None
         self._started = time.monotonic()
-        if store is not None and resume:
-            self._load(store)
+        restored = self._load(store) if store is not None and resume else None
+        examples = {client: len(part) for client, part in enumerate(setup.parts)}
         self.strategy = CwmpStrategy(
             inner,
-            Gate(self._shapes, buffers, limits or Limits()),
+            Gate(self._shapes, buffers, limits or Limits(), examples=examples),
             seed=setup.config.seed,
             first_round=max(self._done, 0) + 1,
             ledger=self.result.ledger,
@@ -123,7 +126,10 @@ class Server:
             shared=self._shared,
             before_round=self._before_round,
             on_round=self._after_round,
+            node_wait_s=node_wait_s,
         )
+        if restored is not None:
+            self.strategy.load(restored)
         if meter is not None:
             self.result.ledger.meter = meter.facts
 
@@ -195,6 +201,7 @@ class Server:
             "left_out": []
             if outcome is None
             else [{"node": out.node, "reason": out.reason} for out in outcome.left_out],
+            "clipped": [] if outcome is None else [{"node": out.node, "reason": out.reason} for out in outcome.clipped],
             "update_j": math.fsum(entry.update_j for entry in entries),
             "by_cause_j": self.result.ledger.by_cause(entries),
             "total_j": math.fsum(entry.total_j for entry in entries),
@@ -207,7 +214,7 @@ class Server:
         }
 
     def _save(self, store: RunStore, number: int) -> None:
-        facts: dict[str, Any] = {"history": self.result.history}
+        facts: dict[str, Any] = {"history": self.result.history, "strategy": self.strategy.save()}
         tensors = {f"model/{name}": tensor for name, tensor in self._state.items()}
         if self._downlink is not None:
             facts["downlink"], found = self._downlink.save()
@@ -223,10 +230,11 @@ class Server:
         store.write(HISTORY, {"history": self.result.history})
         store.save(Checkpoint(number, facts, tensors), contexts, used if self._grid is not None else [])
 
-    def _load(self, store: RunStore) -> None:
+    def _load(self, store: RunStore) -> dict[str, Any] | None:
+        """Take over a checkpoint; return what the strategy has to know of it."""
         checkpoint = store.load()
         if checkpoint is None:
-            return
+            return None
         self._done = checkpoint.round
         self.result.history = list(checkpoint.facts["history"])
         self.result.ledger = load_ledger(store.folder / LEDGER)
@@ -242,6 +250,8 @@ class Server:
                 state = store.client_state(client)
                 if state is not None:
                     self._grid.context(client + FIRST_NODE_ID).state = state
+        found: dict[str, Any] | None = checkpoint.facts.get("strategy")
+        return found
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

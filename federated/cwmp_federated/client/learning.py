@@ -125,6 +125,15 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Return further names of shared parameters and buffers in the model's state, each with its first name."""
+    first: dict[int, str] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        first.setdefault(id(tensor), name)
+    state = model.state_dict(keep_vars=True)
+    return {name: first[id(t)] for name, t in state.items() if first.get(id(t), name) != name}
+
+
 def buffer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the buffers that travel, by name: floating-point ones that the model's state declares."""
     return {name: tuple(b.shape) for name, b in _buffers(model)}

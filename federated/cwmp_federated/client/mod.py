@@ -15,22 +15,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from cwmp_federated.client.energy import ClientEnergy, Work
-from cwmp_federated.client.learning import State, parameter_shapes
+from cwmp_federated.client.learning import State, aliases, buffer_shapes, parameter_shapes
 from cwmp_federated.client.selection import VALUE_FORMATS, select_update
 from cwmp_federated.client.setup import Setup, client_of, make_setup, number
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.threshold import CAP, LAMBDA
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.update import SparseUpdate
 
 RESIDUAL, MODEL, VERSION = "cwmp-residual", "cwmp-model", "cwmp-version"
+PENDING = "cwmp-pending"
 ROUND, BASE = "server-round", "cwmp-base"
+ACCEPTED = "cwmp-accepted"
+"""The last round in which the server counted this node's update; 0 for none."""
+
+ARRAYS_KEY = "cwmp-arrays-key"
+"""Where the app expects the model, in a message that brings only changes to it."""
+
+_NOT_METRICS = ("steps", "images", "lambda")
 
 SetupOf = Callable[[Context], Setup]
 TrainFunction = Callable[[Message, Context], Message]
@@ -82,10 +92,24 @@ class Client:
             feedback.load_state_dict({"momentum": 0.0, "masking": False, "residual": residual, "velocity": {}})
         return feedback
 
-    def remember(self, feedback: ErrorFeedback | None) -> None:
-        """Put the residual into the node's state."""
+    def remember(self, feedback: ErrorFeedback | None, payload: bytes, message: Message) -> None:
+        """Put the residual into the node's state, and what was sent until the server says whether it counted."""
         if feedback is not None:
             self.context.state[RESIDUAL] = wire.to_record(feedback.state_dict()["residual"])
+            self.context.state[PENDING] = ArrayRecord(OrderedDict({str(round_of(message)): wire.opaque(payload)}))
+
+    def settle(self, message: Message) -> None:
+        """Give the last update back to the residual if it did not count: refused, late, or lost on the way."""
+        pending = self.context.state.array_records.get(PENDING)
+        accepted = wire.whole(wire.config_of(message), ACCEPTED)
+        if pending is None:
+            return
+        ((number, array),) = pending.items()
+        feedback = None if accepted in (None, int(number)) else self.feedback()
+        if feedback is not None:
+            feedback.give_back(SparseUpdate.from_bytes(array.data, parameter_shapes(self.setup.model)))
+            self.context.state[RESIDUAL] = wire.to_record(feedback.state_dict()["residual"])
+        del self.context.state[PENDING]
 
 
 class CwmpMod:
@@ -103,34 +127,40 @@ class CwmpMod:
         if not message.metadata.message_type.startswith("train"):
             return call_next(message, context)
         client = Client(context, self.setup_of(context))
-        bytes_down = wire.message_bytes(message)
-        base, received = receive(message, context, parameter_shapes(client.setup.model))
-        whole = message.content.array_records.get(wire.ARRAYS)
-        arrays = wire.to_record(base) if whole is None else whole
-        message.content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: wire.config_of(message)})
+        bytes_down = flower.message_bytes(message)
+        client.settle(message)
+        base, received = receive(message, context, client.setup.model)
+        config, key = wire.config_of(message), wire.arrays_key(message.content)
+        arrays = wire.to_record(base) if key is None else message.content.array_records[key]
+        key = str(config.get(ARRAYS_KEY, wire.ARRAYS)) if key is None else key
+        message.content = RecordDict({key: arrays, wire.config_key(message.content): config})
         reply = call_next(message, context)
         if reply.has_error():
             return reply
         return _compress(client, message, reply, base, received, bytes_down)
 
 
-def receive(message: Message, context: Context, shapes: Mapping[str, tuple[int, ...]]) -> tuple[State, dict[str, int]]:
+def receive(message: Message, context: Context, model: nn.Module) -> tuple[State, dict[str, int]]:
     """Return the model that the server sent, and how many entries of each tensor came if it came sparse.
 
     Args:
         message: Message from the server.
         context: The node's context; keeps the model if the server will send changes to it.
-        shapes: Shapes of the trainable parameters, in order.
+        model: Tells what travels.
 
     Raises:
         FederatedError: If it came as changes to a model that this node does not have.
     """
     content = message.content
     received: dict[str, int] = {}
-    if wire.ARRAYS in content.array_records:
-        state = wire.to_state(content.array_records[wire.ARRAYS])
+    key = wire.arrays_key(content)
+    if key is not None:
+        state = wire.to_state(content.array_records[key])
     else:
-        state, received = _apply_changes(message, context, shapes)
+        state, received = _apply_changes(message, context, model)
+    for name, first in aliases(model).items():
+        if name in state:
+            state[name] = state[first]
     version = wire.whole(wire.config_of(message), VERSION)
     if version is not None:
         context.state[MODEL] = wire.to_record(state)
@@ -138,9 +168,8 @@ def receive(message: Message, context: Context, shapes: Mapping[str, tuple[int, 
     return state, received
 
 
-def _apply_changes(
-    message: Message, context: Context, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[State, dict[str, int]]:
+def _apply_changes(message: Message, context: Context, model: nn.Module) -> tuple[State, dict[str, int]]:
+    shapes = parameter_shapes(model)
     wanted = wire.whole(wire.config_of(message), BASE)
     held = wire.whole(context.state.metric_records.get(VERSION, MetricRecord()), "version")
     if MODEL not in context.state.array_records or held != wanted or wire.UPDATE not in message.content.array_records:
@@ -150,7 +179,7 @@ def _apply_changes(
     parameters = {name: state[name] for name in shapes}
     for key, array in message.content.array_records[wire.UPDATE].items():
         if key == wire.BUFFERS:
-            buffers = {name: tuple(t.shape) for name, t in state.items() if name not in shapes}
+            buffers = {name: shape for name, shape in buffer_shapes(model).items() if name in state}
             for name, value in wire.buffers_from_bytes(array.data, buffers).items():
                 state[name].copy_(value)
         else:
@@ -165,10 +194,9 @@ def _compress(
     client: Client, message: Message, reply: Message, base: State, received: dict[str, int], bytes_down: int
 ) -> Message:
     shapes = parameter_shapes(client.setup.model)
-    trained = wire.to_state(reply.content.array_records[wire.ARRAYS])
-    if trained.keys() != base.keys():
-        raise FederatedError("the train function returned other arrays than it received; return every array it got")
-    metrics = next(iter(reply.content.metric_records.values()))
+    buffer_names = buffer_shapes(client.setup.model).keys() & base.keys()
+    trained = _trained(client, reply, base)
+    metrics = _metrics(reply)
     changes = {name: trained[name] - base[name] for name in shapes}
     if wire.KEPT in reply.content.array_records:
         update, feedback = _sparse_step_update(client, reply.content.array_records[wire.KEPT], changes)
@@ -176,41 +204,93 @@ def _compress(
     else:
         feedback = client.feedback()
         update = client.select(changes, feedback, message, local_steps=1)
-    client.remember(feedback)
     payload = update.to_bytes()
+    client.remember(feedback, payload, message)
     arrays = OrderedDict({wire.PAYLOAD: wire.opaque(payload)})
-    buffers = {name: tensor for name, tensor in trained.items() if name not in shapes}
-    if buffers:
+    if buffer_names:
+        buffers = {name: trained[name] for name in buffer_names}
         arrays[wire.BUFFERS] = wire.opaque(wire.buffers_to_bytes(buffers))
-    examples = wire.whole(metrics, wire.NUM_EXAMPLES)
-    if examples is None:
+    images = wire.whole(metrics, "images", wire.whole(metrics, wire.NUM_EXAMPLES))
+    if images is None:
         raise FederatedError(
-            f"the train function returned no {wire.NUM_EXAMPLES}; put it into the reply's MetricRecord"
+            f"the train function returned neither {wire.NUM_EXAMPLES} nor images; put one into the reply's MetricRecord: "
+            "what training costs follows from it"
         )
     steps = wire.whole(metrics, "steps", 1) or 1
-    images = wire.whole(metrics, "images", examples) or examples
     out = Message(RecordDict({wire.UPDATE: ArrayRecord(arrays)}), reply_to=message)
     report = wire.Report(
-        num_examples=examples,
-        loss=wire.real(metrics, "loss") or 0.0,
         profile=client.energy.profile.name,
         provenance=client.energy.provenance,
         numbers=dict.fromkeys(wire.LEDGER_FIELDS, 0.0),
+        metrics={name: value for name, value in metrics.items() if name not in _NOT_METRICS},
     )
     out.content.update(wire.report_records(report))
     work = Work(
         kept=update.kept,
         lines=client.energy.lines(update),
         payload_bytes=len(payload),
-        bytes_up=wire.message_bytes(out),
+        bytes_up=flower.message_bytes(out),
         bytes_down=bytes_down,
         steps=steps,
         images=images,
         received=received,
     )
-    report.numbers.update(_numbers(client, work, steps, update.lambda_))
+    report.numbers.update(_numbers(client, work, steps, update.lambda_), round=float(round_of(message)))
     out.content.update(wire.report_records(report))
     return out
+
+
+def _trained(client: Client, reply: Message, base: State) -> State:
+    """Return what training made of the arrays (FederatedError if it is not theirs, or would not reach the server)."""
+    names = [name for name in reply.content.array_records if name != wire.KEPT]
+    if len(names) != 1:
+        raise FederatedError(
+            f"the train function returned {len(names)} ArrayRecords ({', '.join(names) or 'none'}); return one with every array it got"
+        )
+    trained = wire.to_state(reply.content.array_records[names[0]])
+    if trained.keys() != base.keys():
+        odd = sorted(trained.keys() ^ base.keys())
+        raise FederatedError(
+            f"the train function returned other arrays than it received, {odd[0]!r} for one; return every array it got"
+        )
+    for name, tensor in base.items():
+        if trained[name].shape != tensor.shape:
+            raise FederatedError(f"the train function returned {name} in another shape, {tuple(trained[name].shape)}")
+    model = client.setup.model
+    shapes, buffers = parameter_shapes(model), buffer_shapes(model)
+    if missing := [name for name in shapes if name not in base]:
+        raise FederatedError(
+            f"the server's arrays hold no {missing[0]!r}, but {', '.join(list(base)[:3])}, ...; start the strategy from "
+            "ArrayRecord(model.state_dict()) of the same model"
+        )
+    for name, other in aliases(model).items():
+        if name in trained and not torch.equal(trained[name], trained[other]):
+            raise FederatedError(
+                f"{name} and {other} are one parameter, but the train function returned two different ones"
+            )
+    for name in base.keys() - shapes.keys() - buffers.keys() - aliases(model).keys():
+        if base[name].is_floating_point() and not torch.equal(trained[name], base[name]):
+            raise FederatedError(
+                f"training changed {name!r}, which does not travel: it is frozen or no buffer in the state of the set-up's model; "
+                "make it trainable there, or leave it alone"
+            )
+    return trained
+
+
+def _metrics(reply: Message) -> MetricRecord:
+    """Return the app's metrics (FederatedError if they are not one record, or the reply holds what the mod does not carry)."""
+    records = reply.content.metric_records
+    if len(records) != 1:
+        raise FederatedError(f"the train function returned {len(records)} MetricRecords; return one")
+    if reply.content.config_records:
+        raise FederatedError(
+            f"the train function returned the ConfigRecord {next(iter(reply.content.config_records))!r}, which the mod does not "
+            "carry; return numbers, as metrics"
+        )
+    (metrics,) = records.values()
+    if wire.LEDGER in metrics:
+        raise FederatedError(f"a metric is called {wire.LEDGER}, which is the mod's own; rename it")
+    return metrics
 
 
 def _numbers(client: Client, work: Work, steps: int, lambda_: float) -> dict[str, float]:
@@ -225,6 +305,8 @@ def _numbers(client: Client, work: Work, steps: int, lambda_: float) -> dict[str
         "payload_bytes": work.payload_bytes,
         "bytes_up": work.bytes_up,
         "bytes_down": work.bytes_down,
+        "steps": work.steps,
+        "images": work.images,
         "kept": sum(work.kept.values()),
         "entries": sum(client.energy.costs.numel(name) for name in client.energy.costs.names()),
     }

@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Context, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from cwmp_costmodels.profile.files import write_atomic
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.wire import flower
 
 RUN, CHECKPOINT, CLIENTS, LEDGER, HISTORY, PARTITION = (
     "run.json",
@@ -122,7 +120,7 @@ class RunStore:
         stale = []
         for client in used:
             name = f"{client}-{checkpoint.round}.bin"
-            data = recorddict_to_proto(contexts[client].state).SerializeToString()
+            data = flower.records_to_bytes(contexts[client].state)
             self._replace(f"{CLIENTS}/{name}", data)
             if client in self._client_files and self._client_files[client] != name:
                 stale.append(self._client_files[client])
@@ -168,8 +166,8 @@ class RunStore:
             return None
         path = self.folder / CLIENTS / name
         try:
-            return recorddict_from_proto(ProtoRecordDict.FromString(path.read_bytes()))
-        except (OSError, DecodeError) as error:
+            return flower.records_from_bytes(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise FederatedError(f"cannot read {path}: {error}; start the run again in another folder") from None
 
     def clients(self) -> tuple[int, ...]:

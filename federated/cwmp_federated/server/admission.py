@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message
-from torch import Tensor
+from torch import Tensor, nn
 
+from cwmp_federated.client.learning import State, aliases, buffer_shapes, parameter_shapes
 from cwmp_federated.errors import PayloadError
 from cwmp_federated.records.ledger import Entry
+from cwmp_federated.server.limits import Limits, RunningNorm
+from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_selector.errors import PayloadError as CodecError
 from cwmp_selector.update import SparseUpdate
 
+REMEMBERED = 4096
+"""Payloads whose digests are kept, to know them again."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a reply may hold at most.
+_TELLING = 32
+"""Kept entries from which on two equal payloads are no accident."""
 
-    Attributes:
-        max_examples: Largest plausible number of images of a client.
-        weight_ratio: A client weighs at most so many times the median client.
-        norm_ratio: An update whose norm is more than so many times the median norm of the round is left out. Without
-            error feedback norms are alike; with it, and few kept entries, they spread by some ten times.
-        slack_bytes: Bytes that a payload may have beyond the dense size.
-    """
-
-    max_examples: int = 1_000_000
-    weight_ratio: float = 20.0
-    norm_ratio: float = 100.0
-    slack_bytes: int = 4096
+SILENT = "no reply in time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +43,8 @@ class Accepted:
         buffers: Its buffers by name.
         report: What it says about itself.
         norm: Euclidean norm of the update.
+        weight: Its weight in the average, by its own word.
+        digest: Stands for its payload; empty if that holds too little to be told from others.
     """
 
     node: int
@@ -55,11 +53,18 @@ class Accepted:
     buffers: dict[str, Tensor]
     report: wire.Report
     norm: float
+    weight: float
+    digest: str = ""
+
+    @property
+    def client(self) -> int:
+        """The client that it says it is."""
+        return int(self.report.numbers["client"])
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A node that was asked and does not count in this round.
+    """A node that was asked and does not count in this round, or not as it replied.
 
     Attributes:
         node: Flower's id of the node.
@@ -77,12 +82,19 @@ class Admission:
     Attributes:
         accepted: Valid updates, by node id.
         left_out: Everyone else who was asked.
+        clipped: Those accepted whose update or buffers were scaled down.
         weights: Weight of each accepted node in the average.
     """
 
     accepted: list[Accepted] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    weights: dict[int, int] = field(default_factory=dict)
+    clipped: list[LeftOut] = field(default_factory=list)
+    weights: dict[int, int | float] = field(default_factory=dict)
+
+    def refuse(self, one: Accepted, reason: str) -> None:
+        """Take an accepted update back out."""
+        self.accepted.remove(one)
+        self.left_out.append(LeftOut(one.node, f"refused: {reason}"))
 
 
 class Gate:
@@ -90,18 +102,54 @@ class Gate:
 
     Attributes:
         shapes: Trainable parameters, in order.
-        buffers: Floating-point buffers, in order.
+        buffers: Floating-point buffers that travel.
+        aliases: Further names of shared parameters in the arrays, each with its first name.
+        knows_aliases: Whether those are all.
         limits: What is tolerated.
+        weighted_by: Metric by which the strategy weighs clients.
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], buffers: Mapping[str, tuple[int, ...]], limits: Limits
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        buffers: Mapping[str, tuple[int, ...]],
+        limits: Limits,
+        *,
+        aliases: Mapping[str, str] | None = None,
+        examples: Mapping[int, int] | None = None,
+        check_joules: Callable[[Accepted], None] | None = None,
     ) -> None:
+        """See the class.
+
+        Args:
+            shapes: Trainable parameters, in order.
+            buffers: Floating-point buffers that travel.
+            limits: What is tolerated.
+            aliases: Further names of shared parameters; None does not know.
+            examples: Images by client, where the server knows them; no client may claim others.
+            check_joules: Raises PayloadError for joules that do not follow from what was sent.
+        """
         self.shapes, self.buffers, self.limits = dict(shapes), dict(buffers), limits
+        self.aliases, self.knows_aliases, self.weighted_by = dict(aliases or {}), aliases is not None, wire.NUM_EXAMPLES
+        self._examples, self._check_joules = examples, check_joules
         self._entries = sum(math.prod(shape) for shape in shapes.values())
+        self._norms, self._moves = RunningNorm(), RunningNorm()
+        self._players: dict[int, int] = {}
+        self._seen: OrderedDict[str, tuple[int, int]] = OrderedDict()
+
+    @classmethod
+    def of(cls, model: nn.Module, limits: Limits | None = None) -> Gate:
+        """Return the gate of a model: what travels of it, and which names are one parameter."""
+        return cls(parameter_shapes(model), buffer_shapes(model), limits or Limits(), aliases=aliases(model))
 
     def admit(
-        self, replies: Iterable[Message], asked: Iterable[int], sent: Mapping[str, int] | None = None
+        self,
+        replies: Iterable[Message],
+        asked: Iterable[int],
+        sent: Mapping[str, int] | None = None,
+        *,
+        number: int | None = None,
+        model: State | None = None,
     ) -> Admission:
         """Decide about the replies of a round.
 
@@ -110,52 +158,102 @@ class Gate:
             asked: Ids of the nodes that were asked.
             sent: Node by id of the message that asked it. The server itself answers for a node that has gone, under its
                 own node id; this tells for whom.
+            number: The round; None takes replies of any.
+            model: What the nodes were sent; None compares nothing with it.
         """
         outcome = Admission()
-        silent, sent = set(asked), sent or {}
+        wanted, answered, sent = set(asked), set[int](), sent or {}
         for reply in sorted(replies, key=lambda message: message.metadata.src_node_id):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 node = sent.get(reply.metadata.reply_to_message_id, node)
-            silent.discard(node)
-            if reply.has_error():
-                outcome.left_out.append(LeftOut(node, f"failed: {one_line(reply.error.reason)}"))
-                continue
-            try:
-                outcome.accepted.append(self.check(reply))
-            except (PayloadError, CodecError) as error:
-                outcome.left_out.append(LeftOut(node, f"refused: {one_line(str(error))}"))
-        outcome.left_out += [LeftOut(node, "no reply in time") for node in sorted(silent)]
-        self._compare(outcome)
+            if node not in wanted or sent.get(reply.metadata.reply_to_message_id, node) != node:
+                outcome.left_out.append(
+                    LeftOut(node, "refused: the reply is to no message that this node was sent in this round")
+                )
+            elif node in answered:
+                outcome.left_out.append(LeftOut(node, "refused: the node replied twice; the first reply stands"))
+            else:
+                answered.add(node)
+                self._admit_one(outcome, reply, node, number)
+        outcome.left_out += [LeftOut(node, SILENT) for node in sorted(wanted - answered)]
+        self._tell_apart(outcome, wanted)
+        self._bound(outcome, model)
+        self._weigh(outcome)
         return outcome
 
-    def check(self, reply: Message) -> Accepted:
+    def _admit_one(self, outcome: Admission, reply: Message, node: int, number: int | None) -> None:
+        if reply.has_error():
+            outcome.left_out.append(LeftOut(node, f"failed: {one_line(reply.error.reason)}"))
+            return
+        try:
+            outcome.accepted.append(self.check(reply, number))
+        except (PayloadError, CodecError) as error:
+            outcome.left_out.append(LeftOut(node, f"refused: {one_line(str(error))}"))
+
+    def check(self, reply: Message, number: int | None = None) -> Accepted:
         """Return the update in a reply.
 
         Raises:
-            PayloadError: If it is not whole, valid, finite, and for this model.
+            PayloadError: If it is not whole, valid, finite, for this model and of this round.
         """
         content = reply.content
         record = content.get(wire.UPDATE)
-        wanted = {wire.PAYLOAD, wire.BUFFERS} if self.buffers else {wire.PAYLOAD}
-        if not isinstance(record, ArrayRecord) or set(record) != wanted:
+        if not isinstance(record, ArrayRecord) or wire.PAYLOAD not in record:
             raise PayloadError("the reply holds no encoded update; does the client use the CWMP mod?")
+        wanted = {wire.PAYLOAD, wire.BUFFERS} if self.buffers else {wire.PAYLOAD}
+        if set(record) != wanted:
+            raise PayloadError(
+                f"the reply holds {', '.join(one_line(key)[:40] for key in sorted(record)[:4])}, expected {', '.join(sorted(wanted))}; "
+                "make the server's gate with Gate.of(model)"
+            )
         most = 8 * self._entries + self.limits.slack_bytes
         payload = wire.opaque_bytes(record[wire.PAYLOAD], most=most)
         update = SparseUpdate.from_bytes(payload, self.shapes)
-        squares = [torch.linalg.vector_norm(values.double()) ** 2 for values in update.values.values() if len(values)]
-        norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        norm = _norm(update.values.values())
         if not math.isfinite(norm):
             raise PayloadError("the update's norm is not finite")
         buffers = {}
         if self.buffers:
-            data = wire.opaque_bytes(record[wire.BUFFERS], most=most)
+            entries = sum(math.prod(shape) for shape in self.buffers.values())
+            data = wire.opaque_bytes(record[wire.BUFFERS], most=4 * entries + self.limits.slack_bytes)
             buffers = wire.buffers_from_bytes(data, self.buffers)
-        report = wire.read_report(content, max_examples=self.limits.max_examples)
-        self._check_counts(report, update, len(payload), wire.message_bytes(reply))
-        return Accepted(
-            node=reply.metadata.src_node_id, message=reply, update=update, buffers=buffers, report=report, norm=norm
+        report = wire.read_report(content)
+        self._check_counts(report, update, len(payload), flower.message_bytes(reply))
+        if number is not None and report.numbers["round"] != number:
+            raise PayloadError(f"replayed: the report is of round {report.numbers['round']:g}, this is round {number}")
+        accepted = Accepted(
+            node=reply.metadata.src_node_id,
+            message=reply,
+            update=update,
+            buffers=buffers,
+            report=report,
+            norm=norm,
+            weight=self._weight(report),
+            digest=hashlib.blake2b(payload, digest_size=16).hexdigest()
+            if sum(update.kept.values()) >= _TELLING
+            else "",
         )
+        if accepted.digest in self._seen:
+            node, round_ = self._seen[accepted.digest]
+            raise PayloadError(f"replayed: this very update came from node {node} in round {round_}")
+        if self._check_joules is not None:
+            self._check_joules(accepted)
+        return accepted
+
+    def _weight(self, report: wire.Report) -> int | float:
+        value, most = report.metrics.get(self.weighted_by), self.limits.max_examples
+        if value is None or isinstance(value, list):
+            raise PayloadError(f"the reply has no metric {self.weighted_by!r}, by which the strategy weighs clients")
+        if not 0 < value <= most or (self.weighted_by == wire.NUM_EXAMPLES and value < 1):
+            raise PayloadError(f"{self.weighted_by} is {value!r}, expected 1 to {most}")
+        client = int(report.numbers["client"])
+        if self._examples is not None:
+            if client not in self._examples:
+                raise PayloadError(f"the reply is of client {client}, expected 0 to {len(self._examples) - 1}")
+            if self.weighted_by == wire.NUM_EXAMPLES and value != self._examples[client]:
+                raise PayloadError(f"num-examples is {value}, but client {client} holds {self._examples[client]}")
+        return value
 
     def _check_counts(self, report: wire.Report, update: SparseUpdate, payload: int, message: int) -> None:
         found = {"payload_bytes": payload, "kept": sum(update.kept.values()), "entries": self._entries}
@@ -165,20 +263,93 @@ class Gate:
         if abs(report.numbers["bytes_up"] - message) > 512 + message / 100:
             raise PayloadError(f"the energy report says {report.numbers['bytes_up']:g} bytes, the reply has {message}")
 
-    def _compare(self, outcome: Admission) -> None:
-        if not outcome.accepted:
-            return
-        norms = [accepted.norm for accepted in outcome.accepted if accepted.norm > 0]
-        if len(norms) > 2:
-            limit = self.limits.norm_ratio * statistics.median(norms)
-            for accepted in [a for a in outcome.accepted if a.norm > limit]:
-                outcome.accepted.remove(accepted)
-                outcome.left_out.append(
-                    LeftOut(accepted.node, f"refused: the update's norm is {accepted.norm:.3g}, the limit {limit:.3g}")
+    def _tell_apart(self, outcome: Admission, asked: set[int]) -> None:
+        """Let one node play one client. Whoever played it before goes first; if nobody did, none of those who claim it does."""
+        claims = Counter(one.client for one in outcome.accepted)
+        for one in list(outcome.accepted):
+            player = self._players.get(one.client)
+            if player != one.node and player in asked:
+                outcome.refuse(one, f"it says that it is client {one.client}, which node {player} is")
+            elif player != one.node and claims[one.client] > 1:
+                outcome.refuse(
+                    one,
+                    f"{claims[one.client]} nodes say that they are client {one.client}; give each its own partition-id",
                 )
-        examples = [accepted.report.num_examples for accepted in outcome.accepted]
-        most = max(int(self.limits.weight_ratio * statistics.median(examples)), 1)
-        outcome.weights = {a.node: min(a.report.num_examples, most) for a in outcome.accepted}
+
+    def _bound(self, outcome: Admission, model: State | None) -> None:
+        """Leave out what stands out far, scale down what stands out, and remember the rest."""
+        limits = self.limits
+        size = 0.0 if model is None else _norm(model[name] for name in self.shapes)
+        reference = self._norms.reference([one.norm for one in outcome.accepted], limits.floor * size)
+        if reference is not None:
+            for one in [a for a in outcome.accepted if a.norm > limits.norm_ratio * reference]:
+                limit = limits.norm_ratio * reference
+                outcome.refuse(one, f"the update's norm is {one.norm:.3g}, the limit {limit:.3g}")
+            limit = limits.clip_ratio * reference
+            outcome.accepted = [_clipped(one, limit, outcome) for one in outcome.accepted]
+        if self.buffers and model is not None:
+            self._bound_buffers(outcome, {name: model[name] for name in self.buffers})
+        self._norms.note([one.norm for one in outcome.accepted])
+        for one in outcome.accepted:
+            self._players[one.client] = one.node
+            if one.digest:
+                self._seen[one.digest] = (one.node, int(one.report.numbers["round"]))
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _bound_buffers(self, outcome: Admission, current: Mapping[str, Tensor]) -> None:
+        moves = {
+            one.node: _norm(one.buffers[name] - tensor for name, tensor in current.items()) for one in outcome.accepted
+        }
+        reference = self._moves.reference(list(moves.values()), _norm(current.values()) / self.limits.clip_ratio)
+        if reference is None:
+            return
+        limit = self.limits.clip_ratio * reference
+        for place, one in enumerate(outcome.accepted):
+            if moves[one.node] > limit:
+                share = limit / moves[one.node]
+                buffers = {name: torch.lerp(t.float(), one.buffers[name], share) for name, t in current.items()}
+                outcome.accepted[place] = replace(one, buffers=buffers)
+                outcome.clipped.append(
+                    LeftOut(one.node, f"clipped: its buffers moved by {moves[one.node]:.3g}, the limit is {limit:.3g}")
+                )
+        self._moves.note([min(move, limit) for move in moves.values()])
+
+    def _weigh(self, outcome: Admission) -> None:
+        if outcome.accepted:
+            weights = [one.weight for one in outcome.accepted]
+            most = self.limits.weight_ratio * statistics.median_low(weights)
+            most = max(int(most), 1) if all(isinstance(weight, int) for weight in weights) else most
+            outcome.weights = {one.node: min(one.weight, most) for one in outcome.accepted}
+
+    def save(self) -> dict[str, Any]:
+        """Return what was learned of the nodes, as JSON."""
+        return {
+            "norms": self._norms.save(),
+            "moves": self._moves.save(),
+            "players": [[client, node] for client, node in self._players.items()],
+            "seen": [[digest, *where] for digest, where in self._seen.items()],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what `save` returned."""
+        self._norms.load(state["norms"])
+        self._moves.load(state["moves"])
+        self._players = {int(client): int(node) for client, node in state["players"]}
+        self._seen = OrderedDict((str(d), (int(node), int(round_))) for d, node, round_ in state["seen"])
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    squares = [torch.linalg.vector_norm(tensor.double()) ** 2 for tensor in tensors if tensor.numel()]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _clipped(one: Accepted, limit: float, outcome: Admission) -> Accepted:
+    if one.norm <= limit:
+        return one
+    outcome.clipped.append(LeftOut(one.node, f"clipped: the update's norm is {one.norm:.3g}, the limit {limit:.3g}"))
+    values = {name: value * (limit / one.norm) for name, value in one.update.values.items()}
+    return replace(one, update=replace(one.update, values=values), norm=limit)
 
 
 def entry_of(accepted: Accepted, round_number: int) -> Entry:
@@ -186,7 +357,7 @@ def entry_of(accepted: Accepted, round_number: int) -> Entry:
     numbers = accepted.report.numbers
     return Entry(
         round=round_number,
-        client=int(numbers["client"]),
+        client=accepted.client,
         profile=accepted.report.profile,
         provenance=accepted.report.provenance,
         memory_j=numbers["memory"],

@@ -1,7 +1,8 @@
 """The Flower ServerApp: FedAvg wrapped by CWMP's validating strategy, for the simulation and deployment engines.
 
 Point a Flower project at it: `serverapp = "cwmp_federated.server.app:app"`. Beside the fields of `RunConfig` the run
-configuration may hold `output-dir`, `resume` (go on from the checkpoint there), `min-nodes` and `round-timeout` (seconds).
+configuration may hold `output-dir`, `resume` (go on from the checkpoint there), `min-nodes`,
+`node-timeout` and `round-timeout` (seconds).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.checkpoint import PARTITION, RunStore
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.server.strategy import NODE_WAIT_S
 from cwmp_federated.training import Row, Server, averaging
 
 app = ServerApp()
@@ -38,7 +40,14 @@ def main(grid: Grid, context: Context) -> None:
     if resume and store is None:
         raise FederatedError("resume needs the folder of the run; give output-dir too")
     min_nodes = int(settings.get("min-nodes", 0)) or None
-    server = Server(setup, inner=averaging(config, min_nodes=min_nodes), store=store, resume=resume, on_row=_log_row)
+    server = Server(
+        setup,
+        inner=averaging(config, min_nodes=min_nodes),
+        store=store,
+        resume=resume,
+        on_row=_log_row,
+        node_wait_s=float(settings.get("node-timeout", NODE_WAIT_S)),
+    )
     result = server.run(grid, timeout_s=float(settings.get("round-timeout", DEFAULT_TIMEOUT_S)))
     if store is not None:
         store.write("result.json", result.summary())
@@ -70,5 +79,3 @@ def _log_row(row: Row) -> None:
         row["bytes_up"],
         row["bytes_down"],
     )
-    for out in row["left_out"]:
-        log.warning("cwmp round %d: node %d left out: %s", row["round"], out["node"], out["reason"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,13 +29,17 @@ class Downlink:
         payloads: Encoded changes by the version that they lead to.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], value_bits: int) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], value_bits: int, *, buffers: Collection[str] | None = None
+    ) -> None:
         """See the class.
 
         Args:
             shapes: Trainable parameters, in order.
             value_bits: Bits of a value that is sent, 16 or 32.
+            buffers: Buffers that travel; None takes all that is no parameter.
         """
+        self._named = buffers
         self._shapes, self._format = dict(shapes), VALUE_FORMATS[value_bits]
         self.public: State = OrderedDict()
         self.version = 0
@@ -93,7 +97,13 @@ class Downlink:
         for name, tensor in model.items():
             if name not in self._shapes:
                 self.public[name] = tensor.clone()
-        self._buffers = wire.buffers_to_bytes({n: t for n, t in self.public.items() if n not in self._shapes})
+        self._buffers = wire.buffers_to_bytes(
+            {
+                n: t
+                for n, t in self.public.items()
+                if n not in self._shapes and (self._named is None or n in self._named)
+            }
+        )
         self.version += 1
         self.payloads[self.version] = payload
         self._forget()

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_to_proto, recorddict_to_proto
-from flwr.common.serde_utils import metadata_to_proto
-from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cwmp_federated.client.learning import State
-from cwmp_federated.errors import PayloadError
+from cwmp_federated.errors import FederatedError, PayloadError
 from cwmp_profiler.provenance import Provenance
+from cwmp_selector.payload.encode import fingerprint
 
 STYPE = "cwmp.v1"
 NPY, _NPY_1_0 = "numpy.ndarray", b"\x93NUMPY\x01\x00"
@@ -48,8 +46,22 @@ LEDGER_FIELDS = (
     "kept",
     "entries",
     "lambda",
+    "round",
+    "steps",
+    "images",
 )
 """Numbers of the report, in the order in which they travel; a budget or lambda of -1 is none."""
+
+WHOLE_FIELDS = ("client", "payload_bytes", "bytes_up", "bytes_down", "kept", "entries", "round", "steps", "images")
+"""Those that count something."""
+
+LEDGER = "cwmp-ledger"
+"""Metric under which they travel."""
+
+LOSS_NAMES = ("loss", "train-loss", "train_loss")
+MOST_METRICS, MOST_VALUES, MOST_NAME = 64, 1024, 200
+
+Metric = int | float | list[int] | list[float]
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -115,8 +127,35 @@ def opaque_bytes(array: Any, *, most: int) -> bytes:
 
 
 def config_of(message: Message) -> ConfigRecord:
-    """Return a message's configuration; an empty one if it carries none."""
-    return message.content.config_records.get(CONFIG, ConfigRecord())
+    """Return a message's configuration, whatever its key; an empty one if it carries none."""
+    records = message.content.config_records
+    return records.get(config_key(message.content), ConfigRecord())
+
+
+def config_key(content: RecordDict) -> str:
+    """Return the key of the configuration in a message: a strategy may have chosen another than Flower's own."""
+    records = content.config_records
+    return next(iter(records)) if len(records) == 1 else CONFIG
+
+
+def arrays_key(content: RecordDict) -> str | None:
+    """Return the key of the app's own ArrayRecord; None if there is none.
+
+    Raises:
+        FederatedError: If there are several.
+    """
+    names = [name for name in content.array_records if name not in (UPDATE, KEPT)]
+    if len(names) > 1:
+        raise FederatedError(f"a message holds the ArrayRecords {', '.join(names)}; CWMP carries one")
+    return names[0] if names else None
+
+
+def arrays_of(message: Message) -> ArrayRecord:
+    """Return the app's own ArrayRecord of a message (FederatedError if there is none)."""
+    key = arrays_key(message.content)
+    if key is None:
+        raise FederatedError("a message holds no ArrayRecord; send the model as one")
+    return message.content.array_records[key]
 
 
 def whole(record: Mapping[str, object], key: str, default: int | None = None) -> int | None:
@@ -131,53 +170,37 @@ def real(record: Mapping[str, object], key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def message_bytes(message: Message) -> int:
-    """Return the bytes of a message as it is serialised for sending, without copying the numbers that it holds."""
-    if not message.has_content():
-        return int(message_to_proto(message).ByteSize())
-    content = 0
-    for key, record in message.content.items():
-        if isinstance(record, ArrayRecord):
-            arrays = sum(_field(_text(name) + _field(_array_bytes(array))) for name, array in record.items())
-            content += _field(_text(key) + _field(arrays))
-        else:
-            content += int(recorddict_to_proto(RecordDict({key: record})).ByteSize())
-    return _field(int(metadata_to_proto(message.metadata).ByteSize())) + _field(content)
-
-
-def _array_bytes(array: Array) -> int:
-    envelope = ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype)
-    return int(envelope.ByteSize()) + (_field(len(array.data)) if array.data else 0)
-
-
-def _text(text: str) -> int:
-    return _field(len(text.encode())) if text else 0
-
-
-def _field(length: int) -> int:
-    """Return the bytes of a protobuf field of so many bytes: a tag, the length in groups of 7 bits, the bytes."""
-    return 1 + max(math.ceil(length.bit_length() / 7), 1) + length
-
-
 def buffers_to_bytes(buffers: Mapping[str, Tensor]) -> bytes:
-    """Return floating-point buffers as float32, in order."""
-    return b"".join(buffer.detach().cpu().to(torch.float32).numpy().tobytes() for buffer in buffers.values())
+    """Return floating-point buffers as float32: 8 bytes that stand for names and shapes, then the values by sorted name."""
+    names = sorted(buffers)
+    head = fingerprint({name: tuple(buffers[name].shape) for name in names})
+    return head + b"".join(buffers[name].detach().cpu().to(torch.float32).numpy().tobytes() for name in names)
 
 
 def buffers_from_bytes(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Return buffers from bytes.
 
     Raises:
-        PayloadError: If the length is wrong or a value is not finite.
+        PayloadError: If they are of other names or shapes, the length is wrong or a value is not finite.
     """
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    if len(data) != 4 * sum(sizes):
-        raise PayloadError(f"buffers have {len(data)} bytes, expected {4 * sum(sizes)}; use the same --model")
-    flat = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
+    names = sorted(shapes)
+    sizes = [math.prod(shapes[name]) for name in names]
+    if data[:8] != fingerprint({name: tuple(shapes[name]) for name in names}):
+        raise PayloadError(
+            f"buffers are of other names or shapes than {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}; use the same "
+            "--model, and Gate.of(model) on the server"
+        )
+    if len(data) != 8 + 4 * sum(sizes):
+        raise PayloadError(f"buffers have {len(data)} bytes, expected {8 + 4 * sum(sizes)}")
+    flat = torch.from_numpy(np.frombuffer(data, "<f4", offset=8).astype(np.float32))
     if not bool(torch.isfinite(flat).all()):
         raise PayloadError("a buffer is NaN or infinite")
     parts = flat.split(sizes) if sizes else ()  # type: ignore[no-untyped-call]
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    found = {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
+    for name, values in found.items():
+        if name.endswith("running_var") and bool((values < 0).any()):
+            raise PayloadError(f"buffer {name} is a variance and has values below 0")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,61 +208,66 @@ class Report:
     """What a client says about its round.
 
     Attributes:
-        num_examples: Images it trained on: its weight in the average.
-        loss: Mean training loss.
         profile: Name of its profile.
         provenance: Where its joules come from.
         numbers: `LEDGER_FIELDS` by name.
+        metrics: The app's own metrics, its weight in the average among them.
     """
 
-    num_examples: int
-    loss: float
     profile: str
     provenance: Provenance
     numbers: dict[str, float]
+    metrics: dict[str, Metric]
+
+    @property
+    def loss(self) -> float | None:
+        """Mean training loss, if the app gave one under a usual name."""
+        found = (self.metrics.get(name) for name in LOSS_NAMES)
+        return next((float(value) for value in found if isinstance(value, int | float)), None)
 
 
 def report_records(report: Report) -> dict[str, MetricRecord | ConfigRecord]:
-    """Return a report as Flower records; their size does not depend on the numbers."""
+    """Return a report as Flower records; their size does not depend on the ledger's numbers."""
+    ledger = [float(report.numbers[name]) for name in LEDGER_FIELDS]
     return {
-        METRICS: MetricRecord(
-            {
-                NUM_EXAMPLES: report.num_examples,
-                "loss": float(report.loss),
-                "ledger": [float(report.numbers[name]) for name in LEDGER_FIELDS],
-            }
-        ),
+        METRICS: MetricRecord({**report.metrics, LEDGER: ledger}),
         DEVICE: ConfigRecord({"profile": report.profile, "provenance": str(report.provenance)}),
     }
 
 
-def read_report(content: RecordDict, *, max_examples: int) -> Report:
+def read_report(content: RecordDict) -> Report:
     """Return the report in a reply.
 
     Raises:
-        PayloadError: If a number is missing, negative where it cannot be, or not finite.
+        PayloadError: If a number is missing, negative where it cannot be, or not finite, or there are far too many.
     """
     metrics, device = content.get(METRICS), content.get(DEVICE)
     if not isinstance(metrics, MetricRecord) or not isinstance(device, ConfigRecord):
         raise PayloadError("the reply has no metrics or no device record")
-    examples, loss, numbers = metrics.get(NUM_EXAMPLES), metrics.get("loss"), metrics.get("ledger")
-    if not isinstance(examples, int) or not 1 <= examples <= max_examples:
-        raise PayloadError(f"num-examples is {examples!r}, expected 1 to {max_examples}")
-    if not isinstance(loss, int | float) or not math.isfinite(loss):
-        raise PayloadError(f"loss is {loss!r}, expected a finite number")
+    numbers = metrics.get(LEDGER)
     if not isinstance(numbers, list) or len(numbers) != len(LEDGER_FIELDS):
         raise PayloadError("the energy report is incomplete; use the same release on both sides")
     named = dict(zip(LEDGER_FIELDS, map(float, numbers), strict=True))
     for name, value in named.items():
         if not math.isfinite(value) or (value < 0 and not (name in ("budget", "lambda") and value == -1)):
             raise PayloadError(f"the energy report says {name} = {value}")
+    for name in WHOLE_FIELDS:
+        if named[name] != int(named[name]) or named[name] > 2**53:
+            raise PayloadError(f"the energy report says {name} = {named[name]:g}, expected a whole number")
     profile, provenance = device.get("profile"), device.get("provenance")
     if not isinstance(profile, str) or not 0 < len(profile) <= 200 or provenance not in list(Provenance):
         raise PayloadError(f"the device record names profile {profile!r:.80} and provenance {provenance!r:.40}")
-    return Report(
-        num_examples=examples,
-        loss=float(loss),
-        profile=profile,
-        provenance=Provenance(str(provenance)),
-        numbers=named,
-    )
+    own = {name: value for name, value in metrics.items() if name != LEDGER}
+    _check_metrics(own)
+    return Report(profile=profile, provenance=Provenance(str(provenance)), numbers=named, metrics=own)
+
+
+def _check_metrics(metrics: Mapping[str, Metric]) -> None:
+    if len(metrics) > MOST_METRICS:
+        raise PayloadError(f"the reply has {len(metrics)} metrics; at most {MOST_METRICS} are expected")
+    for name, value in metrics.items():
+        values = value if isinstance(value, list) else [value]
+        if len(name) > MOST_NAME or len(values) > MOST_VALUES:
+            raise PayloadError(f"metric {name!r:.80} has {len(values)} values; at most {MOST_VALUES} are expected")
+        if not all(math.isfinite(one) for one in values):
+            raise PayloadError(f"metric {name!r} is {value!r:.80}, expected finite numbers")

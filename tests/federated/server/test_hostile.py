@@ -18,8 +18,10 @@ from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import PayloadError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
-from cwmp_federated.server.admission import Gate, Limits
+from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.limits import Limits
 from cwmp_federated.training import Server, averaging, run_training
+from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_selector.errors import PayloadError as CodecError
 from cwmp_selector.update import SparseUpdate
@@ -43,9 +45,9 @@ def _payload(reply, change):
 
 def _ledger(reply, name, value):
     record = reply.content.metric_records[wire.METRICS]
-    numbers = list(record["ledger"])
+    numbers = list(record[wire.LEDGER])
     numbers[wire.LEDGER_FIELDS.index(name)] = value
-    record["ledger"] = numbers
+    record[wire.LEDGER] = numbers
 
 
 def _decoded(reply):
@@ -57,7 +59,7 @@ def _with_update(reply, update):
     data = update.to_bytes()
     reply.content[wire.UPDATE] = ArrayRecord({wire.PAYLOAD: wire.opaque(data)})
     _ledger(reply, "payload_bytes", float(len(data)))
-    _ledger(reply, "bytes_up", float(wire.message_bytes(reply)))
+    _ledger(reply, "bytes_up", float(flower.message_bytes(reply)))
 
 
 def garbage(reply):
@@ -310,5 +312,5 @@ def test_metric_of_an_honest_reply_is_small(honest_reply):
     """What every message carries beside its payload stays under half a kilobyte."""
     reply, _ = honest_reply
     payload = len(reply.content.array_records[wire.UPDATE][wire.PAYLOAD].data)
-    assert wire.message_bytes(reply) - payload < 512
+    assert flower.message_bytes(reply) - payload < 512
     assert isinstance(reply.content[wire.METRICS], MetricRecord)

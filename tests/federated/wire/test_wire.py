@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 
 DTYPES = st.sampled_from(["<f4", "<f8", "<i8", "|u1", "<f2"])
@@ -73,6 +74,6 @@ RECORDS = st.one_of(
 def test_bytes_of_a_message_are_those_of_its_serialised_form(records, kind):
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
     message = Message(RecordDict(records), 2**40, kind, group_id="3")
-    assert wire.message_bytes(message) == len(message_to_proto(message).SerializeToString())
+    assert flower.message_bytes(message) == len(message_to_proto(message).SerializeToString())
     reply = Message(Error(7, "out of joules"), reply_to=message)
-    assert wire.message_bytes(reply) == len(message_to_proto(reply).SerializeToString())
+    assert flower.message_bytes(reply) == len(message_to_proto(reply).SerializeToString())
