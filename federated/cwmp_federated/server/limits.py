@@ -30,7 +30,7 @@ class Limits:
     weight_ratio: float = 20.0
     norm_ratio: float = 100.0
     clip_ratio: float = 20.0
-    floor: float = 1e-3
+    floor: float = 1e-2
     slack_bytes: int = 4096
 
 

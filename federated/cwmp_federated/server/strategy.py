@@ -168,7 +168,7 @@ class CwmpStrategy(Strategy):
                     "ArrayRecord(model.state_dict()), and make the gate with Gate.of(model)"
                 )
         for name, tensor in model.items():
-            if self.gate.knows_aliases or self._trains(name) or len(tensor.unique()) < 2:  # equal constants say nothing
+            if self.gate.knows_aliases or self._trains(name) or _constant(tensor):
                 continue
             for other in self.gate.shapes:
                 if tensor.shape == model[other].shape and torch.equal(tensor, model[other]):
@@ -347,6 +347,11 @@ class _told:  # noqa: N801 - reads as a statement
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, flower.AppExitException):
             raise FederatedError(f"round {self._number}: {type(self._inner).__name__} cannot go on: {error}") from error
+
+
+def _constant(tensor: torch.Tensor) -> bool:
+    """Return whether all entries are one number, as in biases at the start: that two such are equal says nothing."""
+    return tensor.numel() == 0 or bool((tensor == tensor.reshape(-1)[0]).all())
 
 
 def _option(inner: Strategy, name: str, default: str | None) -> object:

@@ -72,7 +72,7 @@ def fleet(tmp_path, network):
 def test_the_example_names_every_setting():
     project = tomllib.loads((APP / "pyproject.toml").read_text(encoding="utf-8"))
     settings = project["tool"]["flwr"]["app"]["config"]
-    own = {"output-dir", "resume", "min-nodes", "round-timeout"}
+    own = {"output-dir", "resume", "min-nodes", "node-timeout", "round-timeout"}
     assert settings.keys() == RunConfig(profile="x").to_run_config().keys() | own
     RunConfig.from_run_config(settings)
 

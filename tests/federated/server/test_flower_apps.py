@@ -75,7 +75,9 @@ class Run:
             (arrays,) = message.content.array_records.values()
             loss, count = step(setup, arrays.to_torch_state_dict(), context.node_config["partition-id"])
             records, metrics = reply(setup.model, loss, count)
-            records = records if isinstance(records, dict) and not isinstance(records, ArrayRecord) else {"out": records}
+            records = (
+                records if isinstance(records, dict) and not isinstance(records, ArrayRecord) else {"out": records}
+            )
             return Message(RecordDict({**records, "numbers": MetricRecord(metrics)}), reply_to=message)
 
         setup.model.load_state_dict(self._start(setup))
