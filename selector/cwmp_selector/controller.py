@@ -3,8 +3,9 @@
 With a budget for the whole training, a common threshold keeps more than equal budgets per round (Sahu et al., NeurIPS
 2021): joules go to the rounds and clients whose gradients are worth them. The controller starts from a selection at a
 fair share of the budget and then corrects lambda slowly, by what is left and how many selections are to come. It
-knows nothing of the future, so where gradients drift over the run lambda drifts along. No selection may overspend: each comes
-with a cap, and the caps of one round together fit what is left.
+knows nothing of the future, so where gradients drift over the run lambda drifts along; where they fall or rise at once, so that a
+round spends next to nothing or all that its caps allow, the next round starts anew from its fair share. No selection may
+overspend: each comes with a cap, and the caps of one round together fit what is left.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class BudgetController:
     Attributes:
         lambda_: Value per joule in force; None until the first selection was recorded.
         spent_j: Joules recorded so far.
-        done: Selections recorded so far.
+        done: Selections recorded so far, or given up.
     """
 
     def __init__(self, total_j: float, selections: int, *, largest_share: float = 4.0) -> None:
@@ -59,7 +60,11 @@ class BudgetController:
         self.total_j, self.selections, self.largest_share = float(total_j), int(selections), float(largest_share)
         self.lambda_: float | None = None
         self.spent_j, self.done = 0.0, 0
-        self._opening, self._log_sum, self._log_count, self._trend = 1, 0.0, 0, 0.0
+        self._log_sum, self._log_count, self._trend = 0.0, 0, 0.0
+        self._opening, self._clients = True, 1
+        self._promised: list[list[float]] = []
+        self._batch, self._recorded = 0, False
+        self._batch_spent, self._batch_fair = 0.0, 0.0
 
     @property
     def left_j(self) -> float:
@@ -69,21 +74,43 @@ class BudgetController:
     def allowance(self, clients: int = 1) -> Allowance:
         """Return what each of the next selections may do.
 
+        Selections of one round may be asked for together or one by one: what was handed out and is not recorded yet is held
+        back. What is still not recorded when the round after the next one is asked for counts as given up.
+
         Args:
             clients: Selections made with this allowance before the next is asked for: the clients of a round.
         """
         if clients < 1:
             raise SelectionError(f"clients is {clients}: give the number of selections of this round, at least 1")
-        to_come = max(self.selections - self.done, clients)
+        if self._recorded or not self._promised:
+            self._begin_round()
+        open_ones = int(math.fsum(count for _, count, _ in self._promised))
+        to_come = max(self.selections - self.done, open_ones + clients)
         fair = self.left_j / to_come
-        if self.done == 0:
-            self._opening = clients
-        if self.lambda_ is None:
-            return Allowance(None, fair)
-        if to_come <= clients:
+        free_j = max(self.left_j - math.fsum(count * joules for _, count, joules in self._promised), 0.0)
+        if self._opening or self.lambda_ is None:
+            allowance = Allowance(None, min(fair, free_j / clients))
+        elif to_come <= open_ones + clients:
             # The last round spends what is left: a threshold could only leave joules unused.
-            return Allowance(None, self.left_j / clients)
-        return Allowance(self.lambda_, min(self.largest_share * fair, self.left_j / clients))
+            allowance = Allowance(None, free_j / clients)
+        else:
+            allowance = Allowance(self.lambda_, min(self.largest_share * fair, free_j / clients))
+        self._promised.append([float(self._batch), float(clients), allowance.budget_j])
+        self._clients = int(math.fsum(count for batch, count, _ in self._promised if batch == self._batch))
+        return allowance
+
+    def _begin_round(self) -> None:
+        """Look back on the round before; start anew where the threshold let through far too little, or the caps alone held."""
+        if self._batch_fair > 0:
+            share = self._batch_spent / self._batch_fair
+            self._opening = not 1 / self.largest_share < share < 0.99 * self.largest_share
+            if self._opening:
+                self._log_sum, self._log_count, self._trend = 0.0, 0, 0.0
+        self._batch += 1
+        self._recorded, self._batch_spent, self._batch_fair = False, 0.0, 0.0
+        given_up = [count for batch, count, _ in self._promised if batch < self._batch - 1]
+        self.done += int(math.fsum(given_up))
+        self._promised = [one for one in self._promised if one[0] >= self._batch - 1]
 
     def record(self, update: SparseUpdate) -> None:
         """Take note of a selection made under an allowance.
@@ -97,7 +124,12 @@ class BudgetController:
         fair = self.left_j / max(self.selections - self.done, 1)
         self.spent_j += energy_j
         self.done += 1
-        if self.done <= self._opening:
+        self._recorded = True
+        self._batch_spent, self._batch_fair = self._batch_spent + energy_j, self._batch_fair + fair
+        if self._promised:
+            self._promised[0][1] -= 1
+            self._promised = [one for one in self._promised if one[1] > 0]
+        if self._opening:
             if update.lambda_ > 0:
                 self._log_sum, self._log_count = self._log_sum + math.log(update.lambda_), self._log_count + 1
                 self.lambda_ = math.exp(self._log_sum / self._log_count)
@@ -105,7 +137,7 @@ class BudgetController:
         if self.lambda_ is None or fair <= 0:
             return
         # Level and trend, critically damped: a drift of the gradients is followed without lag, noise is averaged out.
-        gain = 1.0 / (ELASTICITY * max(4.0, 3.0 * self._opening, MEMORY * self.selections))
+        gain = 1.0 / (ELASTICITY * max(4.0, 3.0 * self._clients, MEMORY * self.selections))
         error = math.log(min(max(energy_j / fair, 1 / self.largest_share), self.largest_share))
         self._trend += gain * gain * ELASTICITY / 4 * error
         self.lambda_ *= math.exp(self._trend + gain * error)

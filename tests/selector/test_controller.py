@@ -110,3 +110,62 @@ def test_wrong_use_is_refused():
             BudgetController(*arguments)
     with pytest.raises(SelectionError, match="no lambda"):
         BudgetController(1.0, 1).record(Selector(1.0, k=1, rule="top-k").select({"a": torch.ones(3)}))
+
+
+def spend(scale, *, rounds=100, clients=1, each=False, silent_share=0.0, n=2000):
+    """Return kept g^2 against equal budgets, share of the total spent, and updates that kept nothing."""
+    generator = torch.Generator().manual_seed(1)
+    total = 0.01 * n * rounds * clients
+    controller, selector = BudgetController(total, rounds * clients), Selector(1.0)
+    kept, equal, silent, exact = 0.0, 0.0, 0, []
+    for t in range(rounds):
+        allowances = (
+            [controller.allowance() for _ in range(clients)] if each else [controller.allowance(clients)] * clients
+        )
+        updates = []
+        for allowance in allowances:
+            heavy = torch.randn(4, n, generator=generator).square().mean(0).sqrt()
+            gradients = {"a": scale(t / rounds) * torch.randn(n, generator=generator) / heavy}
+            equal += kept_value(selector.select(gradients, budget_j=total / rounds / clients))
+            if float(torch.rand(1, generator=generator)) < silent_share:
+                continue
+            updates.append(selector.select(gradients, budget_j=allowance.budget_j, lambda_=allowance.lambda_))
+        for update in updates:
+            controller.record(update)
+            kept, silent = kept + kept_value(update), silent + (update.density == 0)
+            exact.append(update.energy_j)
+    assert math.fsum(exact) <= total
+    return kept / equal, controller.spent_j / total, silent
+
+
+@pytest.mark.parametrize(("clients", "each"), [(1, False), (10, False), (3, True)])
+@pytest.mark.parametrize("factor", [0.001, 0.01, 0.1, 1.0, 10.0, 1000.0])
+def test_gradients_that_fall_or_rise_at_once_cost_one_round(factor, clients, each):
+    kept, spent, silent = spend(lambda t: 1.0 if t < 0.2 else factor, clients=clients, each=each)
+    assert kept > 0.9
+    assert 0.97 < spent <= 1
+    assert silent <= 2 * clients
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_allowances_asked_one_by_one_never_exceed_the_total(each):
+    for scale in (lambda t: 1.0 if t < 0.5 else 50.0, lambda t: 20.0**t, lambda t: 20.0**-t):
+        for rounds in (1, 2, 5, 40):
+            spend(scale, rounds=rounds, clients=4, each=each)
+
+
+def test_what_silent_clients_were_allowed_goes_to_the_others():
+    """Half of the selections never come; without handing on, half of the joules would stay."""
+    _, spent, _ = spend(lambda _t: 1.0, clients=4, silent_share=0.5)
+    assert spent > 0.7
+
+
+def test_an_allowance_that_is_out_is_held_back():
+    """Two selections in flight: the caps of both fit the total, whatever order they are asked and recorded in."""
+    controller, selector = BudgetController(10.0, 4), Selector(1.0)
+    gradients = {"a": torch.ones(100)}
+    late = controller.allowance()
+    for _ in range(3):
+        allowance = controller.allowance()
+        controller.record(selector.select(gradients, budget_j=allowance.budget_j, lambda_=allowance.lambda_))
+    assert controller.spent_j + late.budget_j <= 10.0
