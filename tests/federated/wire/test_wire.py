@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -71,6 +71,7 @@ RECORDS = st.one_of(
 
 
 @given(st.dictionaries(st.text(max_size=5), RECORDS, max_size=4), st.sampled_from(["train", "evaluate"]))
+@settings(deadline=None)
 def test_bytes_of_a_message_are_those_of_its_serialised_form(records, kind):
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
     message = Message(RecordDict(records), 2**40, kind, group_id="3")
