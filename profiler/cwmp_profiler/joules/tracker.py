@@ -354,6 +354,13 @@ class Tracker:
             if duration_s > max(UNMOVED_UPDATES * update_s, UNMOVED_S):
                 raise self._stalled(state, duration_s)
         roots = [self._states[rail.name] for rail in root_rails(self.meter.rails)]
+        if all(one.rail.sense == "power" and one.last == 0 and not one.moved for one in roots) and any(
+            one.rail.kind != "other" for one in roots
+        ):
+            raise MeterUnavailableError(
+                f"meter {self.meter.name} read 0 W all the time ({roots[0].rail.source}): the sensor does not work, or nothing is behind it",
+                "take another meter",
+            )
         if all(one.rail.sense == "energy" and not (one.rail.may_idle or one.moved) for one in roots):
             periods = [one.rail.update_period_s for one in roots if one.rail.update_period_s is not None]
             known = f"one is due every {max(periods):.2g} s" if periods else "how often one is due is not known"

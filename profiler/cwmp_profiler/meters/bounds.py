@@ -32,6 +32,9 @@ TRANSIENT: Final = 1.5
 OFFSET_W: Final = 1.0
 """A sensor at rest may read this far below zero: the amplifiers of shunts have an offset of either sign."""
 
+_NEVER_OFF: Final[frozenset[Kind]] = frozenset({"board", "module", "package", "psys"})
+"""What cannot be off while it is measured: 0 W there is how firmware says that it has no reading."""
+
 _ONES_UW: Final = frozenset({-1, 2**31 - 1, 2**32 - 1})
 """All bits set, in microwatts; in milliwatts and watts they are above every maximum."""
 
@@ -62,6 +65,8 @@ def _no_count(rail: Rail, value: float) -> str:
 def _no_power(rail: Rail, value: float) -> str:
     if round(value * 1e6) in _ONES_UW:
         return f"{value:.10g} W: all bits are set, which means no reading"
+    if value == 0 and rail.kind in _NEVER_OFF:
+        return "0 W, but a machine that runs draws power"
     if value < -OFFSET_W:
         return f"{value:g} W, but this supply cannot give power back"
     most = max_power_w(rail)

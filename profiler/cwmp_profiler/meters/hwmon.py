@@ -162,7 +162,7 @@ class _Machine:
             )
         if chosen[0].kind == "other":
             notes.append(f"what {chosen[0].chip} feeds is not known: see how this board wires it")
-        no_total = unknown(self._parts, chosen) or self._lacking([*chosen, *silent])
+        no_total = unknown(replace(self._parts, parents=parents), chosen) or self._lacking([*chosen, *silent])
         names = {one.name for one in chosen}
         reads = [_within(self._reads[one.name], parents.get(one.name), names) for one in chosen]
         return HwmonMeter(reads, self._context, notes, no_total)

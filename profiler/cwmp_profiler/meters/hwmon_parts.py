@@ -23,7 +23,9 @@ _TOTAL = re.compile(r"pin\d*|.*\btotal\b.*|card|(?:\d+_)?system(?:[\W_].*)?", re
 _PPT: Final = ("fastPPT", "PPT", "slowPPT")
 """The one with the shortest window first: it lags least."""
 
-_PER_CORE = re.compile(r"Ecore\d+")
+_NOT_DRAWN = re.compile(r"Ecore\d+|AC Input Power|.*\bcharg.*", re.IGNORECASE)
+"""Single cores, of which there are hundreds; and what goes into a battery, which the device does not draw."""
+
 _GRACE = re.compile(r"(Module|Grace|CPU|SysIO) Power Socket (\d+)", re.IGNORECASE)
 _GRACE_INSIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "module": (),
@@ -66,7 +68,7 @@ class Parts:
 
 def parts_of(sensors: Sequence[Sensor]) -> Parts:
     """Say what contains what among all sensors of the machine."""
-    kept, notes = _one_window(_without_cores(sensors))
+    kept, notes = _one_window([one for one in sensors if not _NOT_DRAWN.fullmatch(one.label)])
     parents: dict[str, str] = {}
     for instance in dict.fromkeys(sensor.instance for sensor in kept):
         parents |= _inside_total([sensor for sensor in kept if sensor.instance == instance])
@@ -107,10 +109,6 @@ def _one_each(roots: Sequence[Sensor]) -> bool:
     if all(re.fullmatch(r"Esocket\d+|SVI2_P_\w+", root.label) for root in roots):
         return True
     return len({root.instance for root in roots}) == len(roots)
-
-
-def _without_cores(sensors: Sequence[Sensor]) -> list[Sensor]:
-    return [sensor for sensor in sensors if not _PER_CORE.fullmatch(sensor.label)]
 
 
 def _one_window(sensors: Sequence[Sensor]) -> tuple[list[Sensor], list[str]]:

@@ -231,6 +231,7 @@ def _range_w(path: Path) -> float | None:
 
 def kind_of(name: str) -> Kind:
     """Return what a zone of this name feeds."""
+    name = name.lower()
     if name.startswith("package"):
         return "package"
     kinds: tuple[Kind, ...] = ("dram", "core", "uncore", "psys", "cpu", "gpu", "soc")

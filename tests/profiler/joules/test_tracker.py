@@ -303,7 +303,7 @@ def test_a_clock_that_goes_back_is_refused():
 
 def test_every_reading_is_handed_on_for_recording():
     seen = []
-    window(Scripted(sensor(), vdd=lambda t: t), 1.0, on_sample=seen.append, sample_period_s=0.25)
+    window(Scripted(sensor(), vdd=lambda t: 1 + t), 1.0, on_sample=seen.append, sample_period_s=0.25)
     assert [round(reading.t_s, 6) for reading in seen] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
 
@@ -350,3 +350,21 @@ def test_a_meter_that_calls_two_rails_alike_is_refused():
     """One would be added twice and the other lost."""
     with pytest.raises(MeterError, match="calls two of its rails vdd"):
         window(Scripted(sensor(), sensor(), vdd=lambda t: 3.0), 2.0)
+
+
+@pytest.mark.parametrize("kind", ["board", "module", "package", "psys"])
+def test_0_watts_of_what_cannot_be_off_is_no_reading(kind):
+    """Firmware answers 0 where it has no reading: a second of it is not a second without power."""
+    with pytest.raises(MeterError, match="0 W, but a machine that runs draws power"):
+        window(Scripted(sensor(kind=kind), vdd=lambda t: 0 if 2 <= t < 3 else 6.0), 5.0)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "soc", "battery"])
+def test_a_total_that_was_0_watts_all_the_time_is_a_sensor_that_does_not_work(kind):
+    with pytest.raises(MeterUnavailableError, match="read 0 W all the time"):
+        window(Scripted(sensor(kind=kind), vdd=lambda t: 0), 5.0)
+    assert window(Scripted(sensor(kind=kind), vdd=lambda t: 0 if t < 2 else 6.0), 5.0).energy_j > 17
+
+
+def test_a_shunt_with_nothing_behind_it_reads_0():
+    assert window(Scripted(sensor(kind="other"), vdd=lambda t: 0), 5.0).energy_j == 0

@@ -70,6 +70,7 @@ def test_a_meter_of_the_whole_machine_contains_every_other_chip(tmp_path):
             "amdgpu-PPT": "power_meter-power1",
             "ina226-power1": "power_meter-power1",
         }
+        assert watts(meter)[0] == pytest.approx(300.0)
 
 
 def test_chips_whose_containment_is_unknown_are_never_added_up(tmp_path):
@@ -208,7 +209,7 @@ def test_one_acpi_meter_labelled_as_the_total_contains_the_others(tmp_path):
         assert watts(meter)[0] == pytest.approx(410.0)
 
 
-@pytest.mark.parametrize("value", [4294967295000, 4294967295, 2147483647, -1, 65_000_000_000, -20_000_000])
+@pytest.mark.parametrize("value", [4294967295000, 4294967295, 2147483647, -1, 65_000_000_000, -20_000_000, 0])
 def test_a_meter_that_answers_what_cannot_be_is_not_available(tmp_path, value):
     lay_chip(tmp_path, 1, "power_meter", power1_average=value)
     with pytest.raises(MeterUnavailableError, match="power1_average read"):
@@ -384,3 +385,42 @@ def test_a_gpu_of_several_is_named_by_its_place_on_the_bus(tmp_path):
         opened(tmp_path, "cuda")
     with open_meter("hwmon:0000:03:00.0", context, device="cuda") as meter:
         assert watts(meter)[0] == pytest.approx(120.0)
+
+
+def test_apples_total_is_the_system_and_not_what_charges_its_battery(tmp_path):
+    lay_chip(
+        tmp_path, 0, "macsmc_hwmon", power1_label="Total System Power", power1_input=12_000_000,
+        power2_label="AC Input Power", power2_input=30_000_000, power3_label="3.8 V Rail Power", power3_input=5_000_000,
+    )  # fmt: skip
+    with opened(tmp_path, "cpu") as meter:
+        assert watts(meter)[0] == pytest.approx(12.0)
+        assert set(contained(meter)) == {"macsmc_hwmon-Total-System-Power", "macsmc_hwmon-3-8-V-Rail-Power"}
+
+
+def test_the_system_of_a_power9_contains_both_its_chips(tmp_path):
+    lay_chip(
+        tmp_path,
+        0,
+        "occ",
+        power1_label="system",
+        power1_input=700_000_000,
+        power2_label="proc",
+        power2_input=150_000_000,
+    )
+    lay_chip(tmp_path, 1, "occ", power1_label="proc", power1_input=140_000_000)
+    with opened(tmp_path, "cpu") as meter:
+        assert watts(meter)[0] == pytest.approx(700.0)
+
+
+def test_planes_of_a_socket_add_up(tmp_path):
+    lay_chip(
+        tmp_path,
+        0,
+        "zenpower",
+        power1_label="SVI2_P_Core",
+        power1_input=60_000_000,
+        power2_label="SVI2_P_SoC",
+        power2_input=12_000_000,
+    )
+    with opened(tmp_path, "cpu") as meter:
+        assert watts(meter)[0] == pytest.approx(72.0)
