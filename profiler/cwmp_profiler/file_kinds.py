@@ -12,6 +12,7 @@ KINDS = {
     "cwmp-measurements": "a measurements file",
     "cwmp-recording": "a recording of raw readings",
     "cwmp-loads": "a file of calibration loads",
+    "cwmp-operators": "a file of measured operators",
 }
 PROFILE = "a device profile"
 
@@ -19,11 +20,13 @@ MEASUREMENTS_WANTED = {
     PROFILE: "give the file that 'cwmp-profile measure' wrote; see a profile with 'cwmp-profile show'",
     KINDS["cwmp-recording"]: "play it back with 'cwmp-profile run --meter replay:FILE'",
     KINDS["cwmp-loads"]: "give it to 'cwmp-profile calibrate'",
+    KINDS["cwmp-operators"]: "give it to 'cwmp-profile fit' beside one",
 }
 PROFILE_WANTED = {
     KINDS["cwmp-measurements"]: "make a profile of it with 'cwmp-profile fit'",
     KINDS["cwmp-recording"]: "play it back with 'cwmp-profile run --meter replay:FILE'",
     KINDS["cwmp-loads"]: "give it to 'cwmp-profile calibrate'",
+    KINDS["cwmp-operators"]: "give it to 'cwmp-profile fit' beside a measurements file",
 }
 
 

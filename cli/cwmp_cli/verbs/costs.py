@@ -13,6 +13,8 @@ from cwmp_profiler.compat import StrEnum
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
     from cwmp_costmodels.gain.expected import Gain
+    from cwmp_costmodels.operators.pricing import StepCost
+    from cwmp_costmodels.profile.schema import Profile
 
 
 class OptimizerName(StrEnum):
@@ -84,7 +86,14 @@ def costs(
     gradient_flops: Annotated[
         bool, typer.Option("--gradient-flops", help="Add the weight gradient's arithmetic, counted with an example.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Examples of a step, for --gradient-flops.")] = 32,
+    step: Annotated[
+        bool,
+        typer.Option(
+            "--step",
+            help="Also price one whole training step, from the profile's operators (runs it here a few times).",
+        ),
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Examples of a step, for --gradient-flops and --step.")] = 32,
     distribution: Annotated[
         str,
         typer.Option(help="Of gradient entries: gaussian, laplace, generalized-gaussian:BETA, student-t:NU."),
@@ -123,12 +132,51 @@ def costs(
         entries = sum(result.numel(name) for name in result.names())
         gain = expected_gain(result, k=max(density * entries, 1.0), distribution=distribution)
     notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    whole = step_cost(found, network, model, optimizer=optimizer.value, batch=batch) if step else None
     if as_json:
         from cwmp_cli.tables.costs import costs_json
 
-        print_json(costs_json(result, gain, model=model, warnings=notes))
+        told = costs_json(result, gain, model=model, warnings=notes)
+        print_json(told if whole is None else {**told, "step": whole.to_json()})
         return
     _show(result, gain, model, notes)
+    if whole is not None:
+        show_step(whole, model)
+
+
+def step_cost(profile: Profile, network: Any, spec: str, *, optimizer: str, batch: int) -> StepCost:
+    """Return what one dense training step of a model costs, by the operators of the profile."""
+    from cwmp_costmodels.networks.example import model_inputs
+    from cwmp_costmodels.operators.pricing import OperatorPrices
+    from cwmp_profiler.operators.trace import trace
+    from cwmp_profiler.operators.training import training_step
+
+    prices = OperatorPrices(profile)
+    inputs = model_inputs(network, spec, batch=batch)
+    return prices.price(trace(training_step(network, inputs, optimizer=optimizer)))
+
+
+def show_step(cost: StepCost, spec: str) -> None:
+    """Print the price of a step, or why none is given."""
+    from cwmp_cli.options.console import si
+
+    console = out()
+    if not cost.claimed:
+        why = next(iter(cost.outside().items()))
+        warn(
+            f"no price of a step: {cost.outside_share:.0%} of its predicted time lies outside of what was measured ({why[0]}: "
+            f"{why[1][0]}); time this model with 'cwmp-profile measure --model {spec}' and fit it in"
+        )
+        return
+    source = f"{cost.measured_share:.0%} of the operators' time measured, the rest by families"
+    console.print(
+        f"one training step: {si(cost.energy_j, 'J')} ({si(cost.low_j, 'J')} to {si(cost.high_j, 'J')}), "
+        f"{si(cost.seconds, 's')} ({si(cost.low_s, 's')} to {si(cost.high_s, 's')}); {source}"
+    )
+    if cost.outside_share:
+        console.print(f"  {cost.outside_share:.1%} of it lies outside of what was measured")
+    for remark in cost.remarks:
+        warn(remark)
 
 
 def _show(result: LayerCosts, gain: Gain, model: str, notes: list[str]) -> None:

@@ -36,21 +36,33 @@ def fit(
     """
     from cwmp_cli.options.newest import newest_session
     from cwmp_cli.tables.profile import print_profile
+    from cwmp_costmodels.errors import FitError
     from cwmp_costmodels.fit.sessions import check_name, default_name, fit_sessions
     from cwmp_costmodels.profile.files import save_profile
+    from cwmp_profiler.operators.records import is_operators_file, read_operators
     from cwmp_profiler.sessions.measurements import read_measurements
     from cwmp_profiler.sessions.rails import with_rails
 
     if name is not None:
         check_name(name)
     files = files or [newest_session(Path())]
-    sessions = [read_measurements(path) for path in files]
+    operators = [read_operators(path) for path in files if is_operators_file(path)]
+    sessions = [read_measurements(path) for path in files if not is_operators_file(path)]
+    if not sessions:
+        raise FitError(
+            f"{operators[0].path} holds operators alone; static power and memory come from a session: give a file that 'cwmp-profile measure' "
+            "wrote without --model beside it"
+        )
     if rail:
         sessions = [with_rails(session, rail) for session in sessions]
     chosen = name or default_name(sessions, output)
     target = output or Path(f"{chosen}.json")
     _check_target(target, files, force=force)
     profile = fit_sessions(sessions, name=chosen, seed=seed, bootstrap=bootstrap)
+    if operators:
+        from cwmp_costmodels.operators.measured import fit_operators
+
+        profile = profile.model_copy(update={"operators": fit_operators(operators, profile, seed=seed)})
     save_profile(profile, target)
     if as_json:
         print_json(profile.model_dump(mode="json"))

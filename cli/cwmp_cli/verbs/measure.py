@@ -41,6 +41,22 @@ def measure(
         float | None,
         typer.Option("--radio-pause-s", min=0.1, help="Longest pause between bursts; well beyond the radio's tail."),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="SPEC",
+            help="Time the operators of a model's training step: a built-in name, module:callable or FILE.pt2. May recur.",
+        ),
+    ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Time blocks that price models nobody measured (5 minutes).")
+    ] = False,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="Of the model's step: sgd, momentum, adam.")] = "sgd",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Examples of the model's step.")] = 32,
+    density: Annotated[
+        float, typer.Option("--density", help="Share of entries that the model's step updates; 1 is dense.")
+    ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and measure nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted file.")] = False,
     output: Annotated[
@@ -79,6 +95,17 @@ def measure(
     ):
         reports = []
         for target in targets:
+            if model or families:
+                from cwmp_cli.options.measure_operators import StepOptions, measure_operators
+
+                step = StepOptions(model=tuple(model or ()), optimizer=optimizer, batch=batch, density=density)
+                named = output or Path(f"cwmp-{target.device.info.kind}-operators.jsonl")
+                reports.append(
+                    measure_operators(
+                        target, step, named, families=families, seed=seed, dry_run=dry_run, as_json=as_json
+                    )
+                )
+                continue
             radio = _radio_points(radio_sink, target, preset.value, radio_pause_s) if radio_sink else []
             session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio)
             if radio and not dry_run and target.device.info.kind != "simulated":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -122,15 +122,35 @@ def show_validation(profile: Profile, block: ValidationBlock) -> None:
     if str(block.provenance) != "measured":
         warn(f"these joules: {banner(block.provenance, block.meter)}")
     table = Table(title=f"{profile.name}: joules per step", title_justify="left", box=None, pad_edge=False)
-    for heading in ("case", "predicted", str(block.provenance), "error", "spread"):
+    for heading in ("case", "predicted", "95% interval", str(block.provenance), "error", "spread"):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for case in block.cases:
         table.add_row(
             case.case,
             si(case.predicted_j, "J"),
+            _interval(case.detail),
             si(case.measured_j, "J"),
             f"{case.error:+.1%}",
             f"{case.detail.get('spread', 0.0):.1%}",
         )
     console.print(table)
     console.print(f"mean absolute error {block.mean_abs_error:.1%}, worst {block.worst_abs_error:.1%}")
+    within = [
+        case.detail["low_j"] <= case.measured_j <= case.detail["high_j"]
+        for case in block.cases
+        if "low_j" in case.detail
+    ]
+    if within:
+        console.print(f"{sum(within)} of {len(within)} measured values lie within their 95% interval")
+    for case in block.cases:
+        if case.detail.get("outside"):
+            warn(
+                f"{case.case}: {case.detail['outside_share']:.0%} of its predicted time lies outside of what was measured "
+                f"({case.detail['outside'][0]}, ...); time its operators with 'cwmp-profile measure --model'"
+            )
+
+
+def _interval(detail: dict[str, Any]) -> str:
+    if "low_j" not in detail:
+        return "-"
+    return f"{si(detail['low_j'], 'J')} to {si(detail['high_j'], 'J')}"

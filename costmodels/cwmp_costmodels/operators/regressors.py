@@ -21,7 +21,7 @@ from cwmp_costmodels.operators.sample import Sample
 
 Kind = Literal["process", "trees"]
 
-FEW = 300
+FEW = 150
 """Samples up to which a family takes the Gaussian process; above that trees are as good, and a process takes minutes."""
 
 CONTINUOUS_LENGTH = (0.3, 1e3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,17 @@ from cwmp_costmodels.errors import FitError
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.physics import physics_of
+
+ARITHMETIC: Mapping[str, float] = {
+    "div": 2, "sqrt": 3, "rsqrt": 3, "reciprocal": 2, "addcdiv": 3, "exp": 6, "expm1": 8, "log": 6, "log1p": 8, "log2": 6, "sigmoid": 8,
+    "silu": 8, "silu_backward": 12, "tanh": 12, "gelu": 12, "gelu_backward": 20, "mish": 16, "mish_backward": 24, "softplus": 12,
+    "softplus_backward": 8, "elu": 8, "erf": 10, "sin": 10, "cos": 10, "pow": 12, "log_sigmoid_forward": 14, "bernoulli": 40, "uniform": 20,
+    "normal": 40, "rand": 20, "rand_like": 20, "randn": 40, "randn_like": 40, "native_dropout": 40, "_softmax": 8, "_log_softmax": 8,
+    "_safe_softmax": 10, "atan2": 16,
+}  # fmt: skip
+"""Simple operations that one entry takes, in order of magnitude: polynomials of transcendental functions, steps of a random generator.
+
+What it leaves is for the regression; without it a family's prior would take a random number for an addition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +60,19 @@ def sample_of(
         block: What is held out together.
     """
     physics = physics_of(operator)
+    counts, features = physics.counts(device), physics.features()
+    work = physics.elements * ARITHMETIC.get(operator.base, 1.0)
+    if physics.family == "pool":
+        work = physics.dims["planes"] * physics.dims["area_out"] * physics.dims["kernel"]
+    if work != physics.elements:
+        counts["work"] = work
+    if work:
+        features["log_work"] = math.log2(1 + work)
     return Sample(
         family=physics.family,
         variant=physics.variant,
-        features=physics.features(),
-        counts=physics.counts(device),
+        features=features,
+        counts=counts,
         value=value,
         noise=noise,
         block=block,

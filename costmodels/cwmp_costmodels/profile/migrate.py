@@ -8,7 +8,13 @@ from typing import Any
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.profile.schema import SCHEMA_VERSION
 
-STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 adds `updates` and `operators`, which nobody had measured; everything else is as it was."""
+    return {**data, "schema_version": 2}
+
+
+STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 """From version n to n+1; each returns a new object and leaves its argument alone."""
 
 

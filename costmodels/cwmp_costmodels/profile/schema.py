@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from cwmp_costmodels.profile.operators import OperatorsBlock, UpdateCurve
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.si_prefixes import si
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -260,9 +261,9 @@ class SimulationBlock(_Model):
 
 
 class Profile(Shown, _Model):
-    """A device profile, schema version 1. See docs/profile.md."""
+    """A device profile, schema version 2. See docs/profile.md."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: ProfileName
     provenance: Provenance
     created: str
@@ -276,6 +277,10 @@ class Profile(Shown, _Model):
     """Seconds per count."""
     layers: dict[str, LayerCoefficient] = {}
     """Correction per `type/optimizer/dense|sparse`, for example `linear/adam/sparse`."""
+    updates: dict[str, UpdateCurve] = {}
+    """Cost of updates over the entries of a tensor, by `optimizer/dense` or `optimizer/sparse`; it takes the place of factors by type."""
+    operators: OperatorsBlock | None = None
+    """Operators of named models, families of operators, overheads; None where nobody measured any."""
     radios: dict[str, Any] = {}
     """Radio models by name; see `cwmp_costmodels.radio`."""
     fit: FitBlock | None = None

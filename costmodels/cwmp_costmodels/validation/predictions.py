@@ -6,12 +6,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from cwmp_costmodels.errors import ProfileError
+from cwmp_costmodels.operators.pricing import OperatorPrices
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
-from cwmp_costmodels.validation.work import FAMILY, counts_by_kind, counts_without_rule
+from cwmp_costmodels.validation.work import FAMILY, ModelStep, TrainingStep, counts_by_kind, counts_without_rule
 from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.sessions.measurements import Measurements, Window
+from cwmp_profiler.workloads.operands import Operands
 
 
 def predict(profile: Profile, parts: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
@@ -88,7 +92,8 @@ def validate(profile: Profile, found: Measurements) -> ValidationBlock:
             windows[window.point].append(window)
     if not windows:
         raise ProfileError(f"{found.path} has no windows of family {FAMILY}; make them with 'cwmp-profile validate'")
-    cases = [_case(profile, group) for group in windows.values()]
+    prices = OperatorPrices(profile) if profile.operators is not None and profile.operators.families else None
+    cases = [_case(profile, group, prices) for group in windows.values()]
     errors = [abs(case.error) for case in cases]
     return ValidationBlock(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -100,12 +105,10 @@ def validate(profile: Profile, found: Measurements) -> ValidationBlock:
     )
 
 
-def _case(profile: Profile, windows: list[Window]) -> ValidationCase:
+def _case(profile: Profile, windows: list[Window], prices: OperatorPrices | None) -> ValidationCase:
     first = windows[0]
-    parts = counts_by_kind(first.workload, first.params, profile.device.info())
-    energy_j, duration_s = predict(profile, parts)
-    unknown = counts_without_rule(first.workload, first.params, profile.device.info())
-    shares = {name: predict(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
+    how = _by_counts(profile, first) if prices is None else _by_operators(prices, first)
+    energy_j = how.pop("predicted_j")
     measured = [window.energy_j / window.iterations for window in windows]
     seconds = [window.duration_s / window.iterations for window in windows]
     measured_j = statistics.fmean(measured)
@@ -119,10 +122,36 @@ def _case(profile: Profile, windows: list[Window]) -> ValidationCase:
         error=(energy_j - measured_j) / measured_j,
         detail={
             **first.params,
-            "predicted_s": duration_s,
+            **how,
             "measured_s": statistics.fmean(seconds),
             "repeats": len(windows),
             "spread": (max(measured) - min(measured)) / measured_j,
-            **({"without_rule": shares} if shares else {}),
         },
     )
+
+
+def _by_counts(profile: Profile, first: Window) -> dict[str, Any]:
+    energy_j, duration_s = predict(profile, counts_by_kind(first.workload, first.params, profile.device.info()))
+    unknown = counts_without_rule(first.workload, first.params, profile.device.info())
+    shares = {name: predict(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
+    return {
+        "predicted_j": energy_j,
+        "predicted_s": duration_s,
+        "by": "counts",
+        **({"without_rule": shares} if shares else {}),
+    }
+
+
+def _by_operators(prices: OperatorPrices, first: Window) -> dict[str, Any]:
+    """Trace the step here and price its operators; the interval is in the detail."""
+    step = ModelStep(first.params, Operands("cpu", 0), train=first.workload == TrainingStep.name)
+    cost = prices.price(trace(step))
+    return {
+        "predicted_j": cost.energy_j,
+        "predicted_s": cost.seconds,
+        "low_j": cost.low_j,
+        "high_j": cost.high_j,
+        "by": "operators",
+        "outside_share": cost.outside_share,
+        **({"outside": list(cost.outside())[:5]} if not cost.claimed else {}),
+    }

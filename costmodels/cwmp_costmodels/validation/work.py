@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cwmp_costmodels.networks import builtin as models
 from cwmp_costmodels.networks.inspect import inspect_model
+from cwmp_costmodels.validation.models import MODELS
 from cwmp_profiler.counts import STATE_TENSORS, Counts, add
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.workloads import WORKLOADS
@@ -23,8 +23,8 @@ from cwmp_profiler.workloads.operands import Operands
 from cwmp_profiler.workloads.update import DENSE_STEPS, SPARSE_STEPS
 
 FAMILY = "validate"
-BATCHES: Mapping[str, int] = {"mlp": 64, "cnn": 64, "resnet18": 8}
-"""Models (`resnet18` with the stem for 32x32 images) and their batch sizes."""
+BATCHES: Mapping[str, int] = {name: model.batch for name, model in MODELS.items()}
+"""Models and their batch sizes."""
 
 Case = tuple[str, str, str, float]
 """Work, model, optimiser, density."""
@@ -35,6 +35,10 @@ QUICK: tuple[Case, ...] = (
     ("train", "cnn", "sgd", 1.0),
     ("train", "resnet18", "sgd", 1.0),
     ("train", "resnet18", "sgd", 0.01),
+    ("train", "lstm", "sgd", 1.0),
+    ("train", "attention", "adam", 1.0),
+    ("train", "depthwise", "sgd", 1.0),
+    ("train", "norms", "adam", 0.01),
     ("update", "mlp", "sgd", 0.1),
     ("update", "resnet18", "sgd", 1.0),
     ("update", "resnet18", "sgd", 0.01),
@@ -89,7 +93,7 @@ class ModelStep:
             [torch.rand_like(parameter).flatten() + 0.1 for _ in range(STATE_TENSORS[self._optimizer])]
             for parameter in self._parameters
         ]
-        self._images = torch.rand(params["batch"], *_image(params["model"]), device=operands.device) + 0.1
+        self._images = MODELS[params["model"]].inputs(params["batch"]).to(operands.device)
         self._labels = torch.arange(params["batch"], device=operands.device) % 10
         self._positions = [
             None if mode == "dense" else _positions(operands, index, parameter.numel(), params["density"])
@@ -212,13 +216,7 @@ def _counted(name: str, params: tuple[tuple[str, Any], ...], device: _Key) -> tu
 
 def build_model(name: str) -> torch.nn.Module:
     """Return the model of a validation case."""
-    if name == "resnet18":
-        return models.resnet18_small()
-    return models.mlp() if name == "mlp" else models.cnn()
-
-
-def _image(name: str) -> tuple[int, int, int]:
-    return (3, 32, 32) if name == "resnet18" else (1, 28, 28)
+    return MODELS[name].build()
 
 
 def _positions(operands: Operands, index: int, n: int, density: float) -> torch.Tensor:

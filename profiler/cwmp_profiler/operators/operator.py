@@ -97,6 +97,7 @@ class Operator:
         outputs: Tensors that it writes.
         arguments: Its positional arguments as JSON values; a tensor is `"#0"`, `"#1"`, ... (index in `inputs`).
         options: Its keyword arguments, by name in order.
+        code_distance_bytes: Reuse distance of its code: distinct bytes touched since an operator of this name ran. None if nobody knows.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Operator:
     outputs: tuple[Operand, ...] = ()
     arguments: tuple[Any, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    code_distance_bytes: int | None = None
 
     @property
     def base(self) -> str:
@@ -134,6 +136,7 @@ class Operator:
         """Return it without distances."""
         return replace(
             self,
+            code_distance_bytes=None,
             inputs=tuple(replace(operand, distance_bytes=None) for operand in self.inputs),
             outputs=tuple(replace(operand, distance_bytes=None) for operand in self.outputs),
         )
@@ -151,6 +154,7 @@ class Operator:
             "outputs": [_operand_json(operand) for operand in self.outputs],
             "arguments": list(self.arguments),
             **({"options": dict(self.options)} if self.options else {}),
+            **({"code_distance_bytes": self.code_distance_bytes} if self.code_distance_bytes is not None else {}),
         }
 
     @classmethod
@@ -162,6 +166,7 @@ class Operator:
             outputs=tuple(_operand(item) for item in data["outputs"]),
             arguments=tuple(freeze(item) for item in data.get("arguments", ())),
             options=tuple((str(name), freeze(item)) for name, item in sorted(data.get("options", {}).items())),
+            code_distance_bytes=data.get("code_distance_bytes"),
         )
 
 

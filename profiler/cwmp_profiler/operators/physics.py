@@ -50,6 +50,7 @@ class Physics:
         dims: Telling dimensions, for example `m`, `n`, `k` of a matrix product; all at least 0, meant to be taken as logarithms
             log2(1 + x). Names that end in `_flag` are 0 or 1.
         dtype: Type that it computes in.
+        code_distance_bytes: As `Operator.code_distance_bytes`.
     """
 
     family: Family
@@ -59,6 +60,7 @@ class Physics:
     moves: tuple[Move, ...]
     dims: Mapping[str, float]
     dtype: str
+    code_distance_bytes: int | None = None
 
     @property
     def read_bytes(self) -> float:
@@ -86,6 +88,7 @@ class Physics:
             "log_read": math.log2(1 + self.read_bytes),
             "log_written": math.log2(1 + self.written_bytes),
             "log_intensity": math.log2((1 + self.flops + self.elements) / (1 + self.bytes)),
+            "log_code": math.log2(1 + (self.code_distance_bytes or 0)),
             "log_far": math.log2(1 + max((_near(move) for move in self.moves), default=0.0)),
         }
         for name, value in self.dims.items():
@@ -128,6 +131,7 @@ def physics_of(operator: Operator) -> Physics:
         moves=_moves(operator),
         dims={**dims, "contiguous_flag": float(all(tensor.contiguous for tensor in tensors))},
         dtype=floats[0] if floats else "float32",
+        code_distance_bytes=operator.code_distance_bytes,
     )
 
 

@@ -11,6 +11,7 @@ addresses: memory that a step frees and takes again is the same memory to a cach
 from __future__ import annotations
 
 import re
+import resource
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,12 @@ from cwmp_profiler.operators.operator import Operand, Operator, freeze
 
 Step = Callable[[], object]
 
+HISTORY = 2
+"""Steps under the mode before the one that is told: memory that the allocator gives in turns is seen in one of them."""
+
+UNWATCHED = 2
+"""Steps whose page faults are counted."""
+
 WARM_UPS = 2
 """Steps before the one that is traced: the first makes gradients and optimiser state, the second finds them there."""
 
@@ -31,6 +38,7 @@ _NO_WORK = {
     "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided", "aten::detach",
     "aten::detach_", "aten::alias", "aten::_unsafe_view", "aten::lift_fresh", "aten::unsafe_split", "aten::transpose_", "aten::t_",
     "aten::squeeze_", "aten::unsqueeze_", "aten::set_", "aten::resize_", "aten::is_same_size", "aten::sym_size",
+    "aten::_local_scalar_dense",
 }  # fmt: skip
 """Operators that allocate or rename and move nothing, beside those that torch itself calls views."""
 
@@ -58,11 +66,13 @@ class Trace:
         calls: Operators that do work, in order.
         views: Operators that only make views or take memory.
         touched_bytes: Distinct bytes that the step touches.
+        faults: Page faults of a step that nobody watches, mean of a few: memory that the allocator takes from the system again and again.
     """
 
     calls: tuple[Call, ...]
     views: int
     touched_bytes: int
+    faults: float = 0.0
 
     @property
     def operators(self) -> dict[Operator, int]:
@@ -90,6 +100,7 @@ class Tracer(TorchDispatchMode):
         self._saw = saw
         self._before = before
         self._touched = _LastTouch()
+        self._ran: dict[str, int] = {}
         self.views = 0
 
     @property
@@ -108,7 +119,10 @@ class Tracer(TorchDispatchMode):
             self._before(func, args, kwargs)
         starts = [_span(tensor) for tensor in _tensors((args, kwargs))]
         result = func(*args, **kwargs)
-        self._saw(describe(func, args, kwargs, result, self._touched.distance))
+        name = func._schema.name  # noqa: SLF001 - as in is_view
+        code = self._touched.since(self._ran[name]) if name in self._ran else None
+        self._ran[name] = self._touched.now
+        self._saw(replace(describe(func, args, kwargs, result, self._touched.distance), code_distance_bytes=code))
         spans = [*starts, *(_span(tensor) for tensor in _tensors(result))]
         for start, size in spans:
             self._touched.touch(start, size)
@@ -119,12 +133,16 @@ def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
     """Return the operators of one step.
 
     Args:
-        step: A whole step (forward, backward, update, zeroing), or any part of one; it runs `warm_ups` + 2 times. The run before
-            the one that is told shows where memory was touched last, as in a step among steps.
+        step: A whole step (forward, backward, update, zeroing), or any part of one; it runs a few times. The runs before
+            the one that is told show where memory was touched last, as in a step among steps.
         warm_ups: Steps that run first, untraced.
     """
     for _ in range(warm_ups):
         step()
+    before = _page_faults()
+    for _ in range(UNWATCHED):
+        step()
+    faults = (_page_faults() - before) / UNWATCHED
     calls: list[Call] = []
     after = False
 
@@ -133,14 +151,32 @@ def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
         backward = in_backward()
         after = after or backward
         phase = "backward" if backward else "update" if after else "forward"
-        calls.append(Call(operator=rounded(operator), phase=phase, order=len(calls)))
+        calls.append(Call(operator=operator, phase=phase, order=len(calls)))
 
     with Tracer(saw) as tracer:
-        step()
+        for _ in range(HISTORY):
+            step()
         calls.clear()
         tracer.views, after = 0, False
         step()
-    return Trace(calls=tuple(calls), views=tracer.views, touched_bytes=tracer.touched_bytes)
+    touched = max(tracer.touched_bytes, 1)
+    told = tuple(replace(call, operator=rounded(_settled(call.operator, touched))) for call in calls)
+    return Trace(calls=told, views=tracer.views, touched_bytes=touched, faults=faults)
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _settled(operator: Operator, touched_bytes: int) -> Operator:
+    """Return the operator with memory that the traced steps never touched as far away as all that they touch: a step ago."""
+
+    def settle(operand: Operand) -> Operand:
+        return operand if operand.distance_bytes is not None else replace(operand, distance_bytes=touched_bytes)
+
+    code = touched_bytes if operator.code_distance_bytes is None else operator.code_distance_bytes
+    inputs, outputs = tuple(map(settle, operator.inputs)), tuple(map(settle, operator.outputs))
+    return replace(operator, inputs=inputs, outputs=outputs, code_distance_bytes=code)
 
 
 def in_backward() -> bool:
@@ -151,7 +187,7 @@ def in_backward() -> bool:
 def is_view(func: Any) -> bool:
     """Whether an operator overload only makes views or takes memory."""
     name: str = func._schema.name  # noqa: SLF001 - the public name of an overload carries the overload's suffix
-    return bool(func.is_view) or name in _NO_WORK
+    return bool(func.is_view) or name in _NO_WORK or name.startswith("profiler::")
 
 
 def describe(
@@ -197,13 +233,17 @@ def describe(
 def rounded(operator: Operator) -> Operator:
     """Return the operator with distances rounded down to powers of four from 16 KiB: places that caches tell apart."""
 
-    def place(operand: Operand) -> Operand:
-        if operand.distance_bytes is None:
-            return operand
-        bits = max(operand.distance_bytes, 1).bit_length() - 1
-        return replace(operand, distance_bytes=0 if bits < 14 else 1 << (bits - bits % 2))
+    def place(distance: int | None) -> int | None:
+        if distance is None:
+            return None
+        bits = max(distance, 1).bit_length() - 1
+        return 0 if bits < 14 else 1 << (bits - bits % 2)
 
-    return replace(operator, inputs=tuple(map(place, operator.inputs)), outputs=tuple(map(place, operator.outputs)))
+    inputs, outputs = (
+        tuple(replace(operand, distance_bytes=place(operand.distance_bytes)) for operand in operands)
+        for operands in (operator.inputs, operator.outputs)
+    )
+    return replace(operator, inputs=inputs, outputs=outputs, code_distance_bytes=place(operator.code_distance_bytes))
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> list[torch.Tensor]:
@@ -259,7 +299,7 @@ class _LastTouch:
     _starts: list[int] = field(default_factory=list)
     _ends: dict[int, int] = field(default_factory=dict)
     _when: dict[int, int] = field(default_factory=dict)
-    _now: int = 0
+    now: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -272,7 +312,10 @@ class _LastTouch:
         times = [self._when[block] for block in self._overlapping(start, start + size)]
         if not times:
             return None
-        last = max(times)
+        return self.since(max(times))
+
+    def since(self, last: int) -> int:
+        """Return the distinct bytes touched after moment `last`."""
         return sum(self._ends[block] - block for block, when in self._when.items() if when > last)
 
     def touch(self, start: int, size: int) -> None:
@@ -287,8 +330,8 @@ class _LastTouch:
                 self._insert(block, start, when)
             if block_end > end:
                 self._insert(end, block_end, when)
-        self._now += 1
-        self._insert(start, end, self._now)
+        self.now += 1
+        self._insert(start, end, self.now)
 
     def _overlapping(self, start: int, end: int) -> list[int]:
         first = bisect_left(self._starts, start)

@@ -11,7 +11,7 @@ import platform
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cwmp_profiler.errors import MeterError, SessionError
 from cwmp_profiler.joules import edges
 from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter
+from cwmp_profiler.meters.pace import processor_time
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.measurements import (
     Header,
@@ -186,16 +187,21 @@ class Session:
     def _window(self, point: Point, repeat: int, number: int) -> Window:
         if point.family == "idle":
             counts: dict[str, float] = {}
-            iterations = 0
+            iterations, wall_s = 0, 0.0
             pause = self.device.stay_awake if point.workload == Awake.name else self.device.rest
             energy = self._track(lambda: pause(self.plan.window_s), pause)
         else:
             prepared = self._prepare(point)
             self.device.state()
+            used = self._processor_s()
             energy = self._track(lambda: self._fill(prepared), lambda step_s: self._more(prepared, step_s))
+            wall_s = energy.duration_s
+            energy = self._charged(energy, self._processor_s() - used)
             iterations = prepared.done
             counts = scale(WORKLOADS[point.workload].counts(point.params, self.device.info), iterations)
         state = self.device.state()
+        if point.family != "idle" and energy.duration_s != wall_s:
+            state = {**state, "wall_s": wall_s}
         if self.gpu_state is not None:
             state = {**state, **self.gpu_state()}
         if energy.energy_j is not None and energy.energy_j < 0:
@@ -221,6 +227,23 @@ class Session:
             environment=state,
             flags=self._flags(energy, state),
         )
+
+    def _processor_s(self) -> float:
+        return processor_time(self.meter.clock)()
+
+    def _charged(self, energy: Energy, used_s: float) -> Energy:
+        """Charge an estimate for the processor seconds that the work took, not for the time that others took meanwhile.
+
+        Where a meter reads joules, nothing changes. On several threads processor seconds are no time; there wall time stays.
+        """
+        info = self.device.info
+        alone = info.threads == 1 and info.details.get("torch_device") == "cpu"
+        if self.meter.provenance != Provenance.ESTIMATED or not alone or not 0 < used_s < energy.duration_s:
+            return energy
+        share = used_s / energy.duration_s
+        rails = {name: replace(rail, energy_j=rail.energy_j * share) for name, rail in energy.rails.items()}
+        total = None if energy.energy_j is None else energy.energy_j * share
+        return replace(energy, duration_s=used_s, energy_j=total, rails=rails)
 
     def _track(self, work: Callable[[], None], more: Callable[[float], None]) -> Energy:
         edge = edges.wait_for_edge(self.meter)

@@ -52,7 +52,7 @@ def errors(model: FamilyModel, samples: list[Sample]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("count", "kind", "share"), [(60, "process", 0.75), (200, "process", 0.5), (FEW + 1, "trees", 0.6)]
+    ("count", "kind", "share"), [(60, "process", 0.75), (140, "process", 0.5), (FEW + 1, "trees", 0.6)]
 )
 def test_a_kernel_that_no_linear_model_holds_is_predicted(count, kind, share):
     model = fit_family(products(count, noise=0.02), folds=3)

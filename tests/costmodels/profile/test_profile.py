@@ -64,7 +64,7 @@ def test_a_profile_reads_back_as_it_was_saved(data, tmp_path):
         (("device", "line_bytes"), 0, r"@ \$\.device\.line_bytes"),
         (("device", "levels"), 5, r"@ \$\.device\.levels"),
         (("extra",), 1, r"@ \$\.extra"),
-        (("schema_version",), 99, r"has schema_version 99, this program knows up to 1; update cwmp-profile"),
+        (("schema_version",), 99, r"has schema_version 99, this program knows up to 2; update cwmp-profile"),
         (("schema_version",), "1", r"no integer schema_version @ \$\.schema_version, got '1'"),
         (("schema_version",), 0, r"schema_version 0, which never was released"),
         (("schema_version",), True, r"no integer schema_version"),
@@ -223,5 +223,16 @@ def test_old_versions_are_lifted_one_step_at_a_time(monkeypatch):
 def test_the_published_schema_accepts_every_shipped_and_recorded_profile():
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is a development dependency")
     schema = Profile.model_json_schema()
-    for path in (*shipped_profiles().values(), *RECORDED.glob("*.json")):
+    current = RECORDED.glob(f"v{SCHEMA_VERSION}-*.json")
+    for path in (*shipped_profiles().values(), *current):
         jsonschema.validate(json.loads(path.read_text()), schema)
+
+
+def test_a_profile_of_version_1_is_the_same_in_version_2_without_operators():
+    old = json.loads((RECORDED / "v1-fitted.json").read_text())
+    new = load_profile(RECORDED / "v1-fitted.json")
+    assert (new.operators, new.updates) == (None, {})
+    assert {name: each.value for name, each in new.coefficients.items()} == {
+        name: each["value"] for name, each in old["coefficients"].items()
+    }
+    assert set(new.layers) == set(old["layers"])

@@ -1,0 +1,89 @@
+"""What a profile knows of operators: those measured for named models, families regressed, overheads, and how far all this errs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Validity(_Model):
+    """What the times hold for; other software or threads run other kernels."""
+
+    torch: str
+    threads: int = Field(ge=1, strict=True)
+    libraries: dict[str, str] = {}
+    """Versions of what torch computes with, for example `mkl`, `onednn`, `cudnn`."""
+    reference_s: NonNegative
+    """Seconds of the reference kernel (a small matrix product) in quiet moments: a machine on which it differs is in another state."""
+
+
+class MeasuredOperator(_Model):
+    """One operator that was timed alone."""
+
+    operator: dict[str, Any]
+    """Its description (`cwmp_profiler.operators.operator.Operator.to_json`), distances included."""
+    seconds: NonNegative
+    """Time of one run in quiet moments, without the call."""
+    noise: NonNegative
+    """Relative standard deviation of that time."""
+    power_w: NonNegative | None = None
+    """Watts while it runs again and again, static power included; None where no meter window was spent on it."""
+
+
+class MeasuredModel(_Model):
+    """A model whose operators were timed."""
+
+    params: dict[str, Any] = {}
+    """What made the step: model, batch, optimizer, density."""
+    operators: list[MeasuredOperator]
+    step_s: NonNegative
+    """The whole step, timed beside. No prediction uses it."""
+
+
+class StepError(_Model):
+    """How a prediction of a block that the fit never saw came out; what intervals are made of."""
+
+    block: str
+    kind: str
+    """`measured` (its own operators timed) or `families` (operators predicted by fits without this block)."""
+    log_error: Finite
+    """Natural logarithm of measured over predicted seconds of the step."""
+    scale: NonNegative
+    """Relative error expected there; the interval is a quantile of |log_error| / scale, times the scale of what is predicted."""
+
+
+class OperatorsBlock(_Model):
+    """Costs of operators on this device."""
+
+    validity: Validity
+    overhead_s: dict[str, NonNegative]
+    """Seconds of a call by phase (`forward`, `backward`, `update`), of a `view`, and more of a `cold` call."""
+    fault_s: NonNegative
+    """Seconds of a page fault."""
+    models: dict[str, MeasuredModel] = {}
+    """Measured models by name."""
+    families: dict[str, dict[str, Any]] = {}
+    """Regressions by family (`cwmp_costmodels.operators.family.FamilyModel.to_json`)."""
+    power_ratio: dict[str, NonNegative] = {}
+    """Dynamic power of a family over what physics says; 1 where no meter window says more."""
+    errors: list[StepError] = []
+    """Held-out blocks."""
+
+
+class UpdateCurve(_Model):
+    """Cost of the update of one tensor by its entries, over what the traffic model predicts; one curve per optimiser and mode."""
+
+    entries: list[Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]]
+    """Entries of the tensors measured, ascending."""
+    factor: list[NonNegative]
+    """Measured over modelled dynamic joules, interpolated over the logarithm of entries."""
+    time_factor: list[NonNegative]
+    """The same for seconds."""

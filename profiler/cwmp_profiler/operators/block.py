@@ -1,0 +1,269 @@
+"""A block measured: a step traced, each of its distinct operators timed alone, and the whole step beside them.
+
+    trace | capture a share of the operators | rounds: each once, in random order, a whole step between | next share
+          |----------- as much as memory holds ------------------------------------------------------------|
+
+Rounds go on until the processor time is spent (others on the machine take none of it); every operator is timed at least four times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cwmp_profiler.errors import DeviceError
+from cwmp_profiler.operators.operator import Operator
+from cwmp_profiler.operators.replay import Replay, capture
+from cwmp_profiler.operators.stopwatch import Samples, Stopwatch, Timing
+from cwmp_profiler.operators.trace import Call, Step, Trace, trace
+
+LEAST_ROUNDS = 4
+MOST_ROUNDS = 200
+STEPS_A_ROUND = 3
+HELD_BYTES = 2 << 30
+"""Memory that captured operands may take at a time."""
+
+COLD_BYTES = 1 << 17
+"""Bytes that an operator brings in from which the next call finds its code far away."""
+
+NEAR_BYTES = 1 << 18
+"""Reuse distance up to which an operand is in the near cache already and drives nothing out."""
+
+PHASES = ("forward", "backward", "update")
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TimeRecord(_Record):
+    """Seconds of one piece of work in quiet moments, page faults taken out."""
+
+    seconds: NonNegative
+    """Lower third: what disturbs only adds."""
+    low: NonNegative
+    """Lower fifth."""
+    high: NonNegative
+    """Upper quartile."""
+    processor_s: NonNegative
+    """Processor seconds of all threads, median."""
+    faults: NonNegative = 0.0
+    """Page faults of a run, mean; their time is not in `seconds`."""
+    samples: int = Field(ge=1)
+    quiet: int = Field(ge=0)
+    """Samples in quiet moments; where fewer than three were, all count, scaled by the reference kernel."""
+
+
+class PowerRecord(_Record):
+    """One meter window in which an operator ran again and again."""
+
+    energy_j: NonNegative
+    duration_s: Annotated[float, Field(gt=0)]
+    runs: int = Field(ge=1)
+
+    @property
+    def power_w(self) -> float:
+        """Watts, static power included."""
+        return self.energy_j / self.duration_s
+
+
+class OperatorRecord(_Record):
+    """One distinct operator of a block."""
+
+    operator: dict[str, Any]
+    """`Operator.to_json()`, distances included."""
+    times: dict[str, int]
+    """How often a step runs it, by phase."""
+    time: TimeRecord
+    """Its time alone, with the call itself (see `BlockRecord.floor_s`)."""
+    power: list[PowerRecord] = []
+
+    def described(self) -> Operator:
+        """Return the operator."""
+        return Operator.from_json(self.operator)
+
+    @property
+    def runs(self) -> int:
+        """How often a step runs it."""
+        return sum(self.times.values())
+
+
+class BlockRecord(_Record):
+    """One measured step."""
+
+    block: str
+    """Name: of a model with its optimiser, or of a block of the plan for families."""
+    params: dict[str, Any] = {}
+    """What makes the step: model, batch, optimizer, density."""
+    operators: list[OperatorRecord]
+    views: int = Field(ge=0)
+    """Operators of a step that only make views or take memory."""
+    touched_bytes: int = Field(ge=0)
+    floor_s: NonNegative
+    """Seconds that timing a call takes when it does nothing; part of every operator's time."""
+    fault_s: NonNegative
+    """Seconds of a page fault."""
+    step: TimeRecord
+    """The whole step, timed between the operators."""
+    reference_s: NonNegative
+    """Time of the reference kernel in quiet moments."""
+    spent_s: NonNegative
+    """Wall time that measuring took."""
+
+    def net_s(self, record: OperatorRecord) -> float:
+        """Return an operator's seconds without the call."""
+        return max(record.time.seconds - self.floor_s, 0.0)
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the whole step, page faults included."""
+        return self.step.seconds + self.step.faults * self.fault_s
+
+    @property
+    def calls(self) -> dict[str, float]:
+        """Operator calls of a step by phase, its views, and calls weighted by `coldness`."""
+        found: dict[str, float] = {phase: sum(each.times.get(phase, 0) for each in self.operators) for phase in PHASES}
+        return {
+            **found,
+            "view": self.views,
+            "cold": sum(each.runs * coldness(each.described()) for each in self.operators),
+        }
+
+
+def coldness(operator: Operator) -> float:
+    """Return how far an operator drives the code of calls out of the near cache: 0 to 1 with the bytes it brings in from afar."""
+    brought = sum(
+        operand.bytes
+        for operand in (*operator.inputs, *operator.outputs)
+        if operand.alias is None and (operand.distance_bytes is None or operand.distance_bytes >= NEAR_BYTES)
+    )
+    return min(brought / COLD_BYTES, 1.0)
+
+
+def measure_block(
+    name: str,
+    step: Step,
+    stopwatch: Stopwatch,
+    *,
+    budget_s: float,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    energy: Callable[[list[tuple[OperatorRecord, Replay]]], dict[int, list[PowerRecord]]] | None = None,
+) -> BlockRecord:
+    """Trace a step and time its distinct operators and the whole.
+
+    Args:
+        name: Name of the block.
+        step: A whole step, or part of one.
+        stopwatch: What times it.
+        budget_s: Processor seconds for timing (tracing comes on top).
+        params: What makes the step, for the record.
+        seed: Seed of the order.
+        energy: Measures joules: given each operator with its replay, returns windows by the operator's place in the list.
+
+    Raises:
+        DeviceError: If the step runs no operator, or other operators each time.
+    """
+    began = time.monotonic()
+    traced = trace(step)
+    groups = _distinct(traced)
+    if not groups:
+        raise DeviceError(f"{name} runs no operator of torch, so there is nothing to time")
+    shuffler = random.Random(f"operators/{seed}")  # noqa: S311 - an order, not a secret
+    whole, floors = Samples(), [stopwatch.floor()]
+    records: list[OperatorRecord] = []
+    shares = list(_shares(groups))
+    for share in shares:
+        replays = capture(step, [calls[0].order for calls in share], {c.order: c.operator for c in traced.calls})
+        timed = [Samples() for _ in replays]
+        deadline = time.process_time() + budget_s * len(share) / len(groups)
+        _rounds(step, replays, timed, whole, stopwatch, deadline, shuffler)
+        floors.append(stopwatch.floor())
+        quiet = stopwatch.quiet_reference_s
+        made = [
+            OperatorRecord(
+                operator=replay.operator.to_json(),
+                times=_by_phase(calls),
+                time=_time_record(samples.timing(quiet, stopwatch.fault_s)),
+            )
+            for replay, calls, samples in zip(replays, share, timed, strict=True)
+        ]
+        if energy is not None:
+            for index, windows in energy(list(zip(made, replays, strict=True))).items():
+                made[index] = made[index].model_copy(update={"power": windows})
+        records += made
+    return BlockRecord(
+        block=name,
+        params=params or {},
+        operators=records,
+        views=traced.views,
+        touched_bytes=traced.touched_bytes,
+        floor_s=min(floors),
+        fault_s=stopwatch.fault_s,
+        step=_time_record(whole.timing(stopwatch.quiet_reference_s, stopwatch.fault_s)),
+        reference_s=stopwatch.quiet_reference_s,
+        spent_s=time.monotonic() - began,
+    )
+
+
+def _rounds(
+    step: Step,
+    replays: list[Replay],
+    timed: list[Samples],
+    whole: Samples,
+    stopwatch: Stopwatch,
+    deadline: float,
+    shuffler: random.Random,
+) -> None:
+    order = list(range(len(replays)))
+    for done in range(MOST_ROUNDS):
+        if done >= LEAST_ROUNDS and time.process_time() > deadline:
+            return
+        shuffler.shuffle(order)
+        for index in order:
+            stopwatch.reference()
+            replays[index].place(stopwatch.sweep, stopwatch.reach_bytes)
+            stopwatch.time(replays[index].run, timed[index], replays[index].release)
+        step()
+        for _ in range(STEPS_A_ROUND):
+            stopwatch.time(step, whole)
+
+
+def _distinct(traced: Trace) -> list[list[Call]]:
+    """Return calls grouped by operator, in order of first appearance."""
+    groups: dict[Operator, list[Call]] = {}
+    for call in traced.calls:
+        groups.setdefault(call.operator, []).append(call)
+    return list(groups.values())
+
+
+def _shares(groups: list[list[Call]]) -> Iterator[list[list[Call]]]:
+    """Yield as many operators at a time as memory may hold; `capture` runs a step for each share."""
+    share: list[list[Call]] = []
+    held = 0
+    for calls in groups:
+        # Operands, a copy to restore what changes, and a result that is kept.
+        need = 3 * sum(operand.bytes for operand in (*calls[0].operator.inputs, *calls[0].operator.outputs))
+        if share and held + need > HELD_BYTES:
+            yield share
+            share, held = [], 0
+        share.append(calls)
+        held += need
+    yield share
+
+
+def _by_phase(calls: list[Call]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for call in calls:
+        found[call.phase] = found.get(call.phase, 0) + 1
+    return found
+
+
+def _time_record(timing: Timing) -> TimeRecord:
+    return TimeRecord.model_validate(asdict(timing))

@@ -1,0 +1,223 @@
+"""Time of short work on a machine that others use too: processor time, a reference kernel beside, quiet moments only.
+
+Memory that an allocator takes from the system afresh costs a page fault each 4 KiB, on a virtual machine several microseconds. How often that
+happens depends on the step around an operator, not on the operator: faults are counted, priced and taken out of its time, and those of the
+whole step are added to the step.
+
+A neighbour on the same core or cache slows everything by a third for a while, processor time included. So a small matrix product is timed
+again and again beside the work; what was timed while it was slow does not count, if enough else does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+REFERENCE_SIDE = 192
+REFERENCE_EVERY_S = 0.02
+QUIET = 1.08
+"""Times of the reference kernel over its low quantile up to which a moment is quiet."""
+
+LOW_QUANTILE = 0.1
+LEAST_QUIET = 3
+SWEEP_MULTIPLE = 1.5
+"""Bytes beyond which nothing is left in the last cache, as a multiple of it."""
+
+SWEEP_BYTES = 1 << 24
+SWEEP_FACTOR = 2
+"""Bytes swept per byte of reuse distance: caches keep lines that were used again longer than a stream drives them out. (Tried on steps timed
+operator by operator: with 1 replays were 15% too fast, with 4 as much too slow.)"""
+
+FAULT_BYTES = 1 << 24
+"""Fresh memory that is written once to price a page fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Times of one piece of work.
+
+    Attributes:
+        seconds: Lower third of quiet moments (what disturbs only adds), page faults taken out: processor time on one thread, else wall time.
+        low: Lower fifth of them.
+        high: Upper quartile of them.
+        processor_s: Median processor seconds of all threads.
+        faults: Mean page faults of a run.
+        samples: Times taken.
+        quiet: Those in quiet moments.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    processor_s: float
+    faults: float
+    samples: int
+    quiet: int
+
+
+@dataclass(slots=True)
+class Samples:
+    """Times as they come, each with how slow the reference kernel was then.
+
+    Attributes:
+        seconds: Times.
+        processor_s: Processor seconds.
+        reference_s: Times of the reference kernel last before each.
+        faults: Page faults.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    processor_s: list[float] = field(default_factory=list)
+    reference_s: list[float] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
+
+    def timing(self, quiet_reference_s: float, fault_s: float = 0.0) -> Timing:
+        """Return the time in quiet moments; with too few of them, of all, scaled by how slow the reference kernel was.
+
+        Args:
+            quiet_reference_s: Time of the reference kernel in quiet moments.
+            fault_s: Seconds of a page fault; 0 leaves faults in.
+
+        Raises:
+            ValueError: If there is no sample.
+        """
+        seconds, processor, slow = (np.array(values) for values in (self.seconds, self.processor_s, self.reference_s))
+        if not len(seconds):
+            raise ValueError("nothing was timed")
+        faulting = np.array(self.faults) * fault_s
+        seconds, processor = np.maximum(seconds - faulting, 0.0), np.maximum(processor - faulting, 0.0)
+        slow = np.maximum(slow / quiet_reference_s, 1.0)
+        quiet = slow <= QUIET
+        if int(quiet.sum()) < min(LEAST_QUIET, len(seconds)):
+            seconds, processor = seconds / slow, processor / slow
+        else:
+            seconds, processor = seconds[quiet], processor[quiet]
+        low, middle, high = np.quantile(seconds, (0.2, 1 / 3, 0.75))
+        return Timing(
+            seconds=float(middle),
+            low=float(low),
+            high=float(high),
+            processor_s=float(np.median(processor)),
+            faults=float(np.mean(self.faults)),
+            samples=len(self.seconds),
+            quiet=int(quiet.sum()),
+        )
+
+
+class Stopwatch:
+    """Times work, the reference kernel beside it, and sweeps caches.
+
+    Args:
+        device: Torch device, `cpu` or `cuda`.
+        last_cache_bytes: Capacity of the last cache.
+        threads: Threads that torch uses; on one, processor time is the time.
+
+    Attributes:
+        reach_bytes: Bytes beyond which no cache holds anything.
+        fault_s: Processor seconds of a page fault.
+        references: Every time of the reference kernel so far, in seconds.
+    """
+
+    def __init__(self, device: str, last_cache_bytes: int, threads: int) -> None:
+        self.reach_bytes = int(SWEEP_MULTIPLE * last_cache_bytes)
+        self.references: list[float] = []
+        self._cuda = device.startswith("cuda")
+        self._by_processor = threads == 1 and not self._cuda
+        self._left, self._right = (torch.rand(REFERENCE_SIDE, REFERENCE_SIDE, device=device) for _ in range(2))
+        self._product = torch.empty(REFERENCE_SIDE, REFERENCE_SIDE, device=device)
+        self._held = torch.zeros(max(SWEEP_FACTOR * self.reach_bytes, SWEEP_BYTES) // 4, device=device)
+        self._at = 0
+        self._last_reference = -1.0
+        self._null = torch.zeros(1, device=device)
+        self._negate = torch.ops.aten.neg.default
+        self.fault_s = fault_seconds()
+
+    def sweep(self, size: int) -> None:
+        """Drive out of the caches what a step drives out while it touches `size` bytes."""
+        entries = min(max(SWEEP_FACTOR * size // 4, 1), len(self._held))
+        if self._at + entries > len(self._held):
+            self._at = 0
+        self._held[self._at : self._at + entries].add_(1.0)
+        self._at += entries
+
+    def settle(self) -> None:
+        """Bring the path of an operator call back into the caches, and wait for the device."""
+        for _ in range(3):
+            self._negate(self._null)
+        self._wait()
+
+    def reference(self) -> float:
+        """Return the last time of the reference kernel in seconds, taken anew if it is old."""
+        now = time.monotonic()
+        if now - self._last_reference > REFERENCE_EVERY_S:
+            took = []
+            for _ in range(3):
+                began = time.perf_counter_ns() if not self._by_processor else time.thread_time_ns()
+                torch.mm(self._left, self._right, out=self._product)
+                self._wait()
+                ended = time.perf_counter_ns() if not self._by_processor else time.thread_time_ns()
+                took.append((ended - began) * 1e-9)
+            self.references.append(sorted(took)[1])
+            self._last_reference = time.monotonic()
+        return self.references[-1]
+
+    @property
+    def quiet_reference_s(self) -> float:
+        """Time of the reference kernel in quiet moments: its low quantile over all so far."""
+        return float(np.quantile(self.references or [self.reference()], LOW_QUANTILE))
+
+    def time(self, work: Callable[[], object], samples: Samples, ready: Callable[[], object] | None = None) -> None:
+        """Run `work` once and add its time; `ready` runs just before."""
+        reference = self.reference()
+        self.settle()
+        if ready is not None:
+            ready()
+        faults = page_faults()
+        processor, began = time.process_time_ns(), time.perf_counter_ns()
+        work()
+        self._wait()
+        ended, after = time.perf_counter_ns(), time.process_time_ns()
+        samples.faults.append(page_faults() - faults)
+        used = (after - processor) * 1e-9
+        samples.seconds.append(used if self._by_processor else (ended - began) * 1e-9)
+        samples.processor_s.append(used)
+        samples.reference_s.append(reference)
+
+    def floor(self, repeats: int = 64) -> float:
+        """Return the seconds that timing an operator call takes when the operator does nothing worth the name."""
+        samples = Samples()
+        for _ in range(repeats):
+            self.time(lambda: self._negate(self._null), samples)
+        return samples.timing(self.quiet_reference_s).low
+
+    def _wait(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+
+
+def page_faults() -> int:
+    """Return the page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def fault_seconds(rounds: int = 5) -> float:
+    """Return the processor seconds of a page fault: fresh memory is written once a page, then once more."""
+    found = []
+    for _ in range(rounds):
+        with mmap.mmap(-1, FAULT_BYTES) as fresh:
+            view = np.frombuffer(fresh, dtype=np.uint8)
+            took = []
+            for value in (1, 2):
+                faults, began = page_faults(), time.thread_time_ns()
+                view[:: mmap.PAGESIZE] = value
+                took.append(((time.thread_time_ns() - began) * 1e-9, page_faults() - faults))
+            del view
+        (first, count), (second, _) = took
+        found.append(max(first - second, 0.0) / max(count, 1))
+    return float(np.median(found))

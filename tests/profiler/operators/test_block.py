@@ -1,0 +1,178 @@
+"""A measured block holds every operator of its step, and survives its file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from cwmp_profiler.errors import DeviceError, SessionError
+from cwmp_profiler.meters.base import MeterContext
+from cwmp_profiler.operators.block import BlockRecord, measure_block
+from cwmp_profiler.operators.families import LEAST_SHAPES, family_plan
+from cwmp_profiler.operators.joules import power_windows
+from cwmp_profiler.operators.operator import FAMILIES
+from cwmp_profiler.operators.overhead import KINDS, fit_overhead, overhead_steps
+from cwmp_profiler.operators.records import OperatorsHeader, is_operators_file, read_operators, write_operators
+from cwmp_profiler.operators.stopwatch import Samples, Stopwatch
+from cwmp_profiler.operators.trace import trace
+from cwmp_profiler.operators.training import training_step
+from cwmp_profiler.sessions.measurements import MeterRecord
+
+
+@pytest.fixture(scope="module")
+def stopwatch():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Stopwatch("cpu", 1 << 20, 1)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def block(stopwatch):
+    return measure_block("mlp", _step(), stopwatch, budget_s=0.05, params={"optimizer": "momentum"})
+
+
+def _step():
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    return training_step(model, (torch.randn(8, 16),), optimizer="momentum")
+
+
+def test_every_call_of_the_step_is_in_the_block(block):
+    traced = trace(_step())
+    phases = [call.phase for call in traced.calls]
+    assert sum(each.runs for each in block.operators) == len(traced.calls)
+    assert {kind: block.calls[kind] for kind in ("forward", "backward", "update")} == {
+        kind: phases.count(kind) for kind in ("forward", "backward", "update")
+    }
+    assert block.views == traced.views
+
+
+def test_every_operator_was_timed_at_least_three_times(block):
+    assert min(each.time.samples for each in block.operators) >= 3
+    assert all(each.time.low <= each.time.seconds <= each.time.high for each in block.operators)
+    assert block.step.samples >= 9
+
+
+def test_a_step_without_operators_is_refused(stopwatch):
+    with pytest.raises(DeviceError, match="runs no operator of torch"):
+        measure_block("nothing", lambda: None, stopwatch, budget_s=0.01)
+
+
+def test_quiet_moments_count_and_noisy_ones_do_not():
+    samples = Samples(
+        seconds=[1.0, 1.1, 0.9, 5.0, 6.0], processor_s=[1.0] * 5, reference_s=[1.0, 1.0, 1.05, 1.6, 2.0], faults=[0] * 5
+    )
+    found = samples.timing(1.0)
+    assert (found.quiet, found.samples) == (3, 5)
+    assert found.seconds == pytest.approx(0.9 + 0.1 * 2 / 3), "the lower third of 0.9, 1.0 and 1.1"
+
+
+def test_where_no_moment_was_quiet_times_are_scaled_by_the_reference_kernel():
+    samples = Samples(seconds=[2.0, 3.0], processor_s=[2.0, 3.0], reference_s=[2.0, 3.0], faults=[0, 0])
+    assert samples.timing(1.0).seconds == 1.0
+
+
+def test_page_faults_are_taken_out_of_a_time():
+    samples = Samples(seconds=[1.5, 1.0, 2.0], processor_s=[1.5, 1.0, 2.0], reference_s=[1.0] * 3, faults=[5, 0, 10])
+    found = samples.timing(1.0, fault_s=0.1)
+    assert (found.seconds, found.faults) == (1.0, 5.0)
+
+
+def test_overheads_put_in_are_found():
+    truth = {"forward": 5e-6, "backward": 3e-6, "update": 4e-6, "view": 2e-6, "cold": 9e-6}
+    blocks = []
+    for name, step in list(overhead_steps())[:8]:
+        traced = Stopwatch("cpu", 1 << 14, 1)
+        found = measure_block(name, step, traced, budget_s=0.0)
+        net = sum(found.net_s(each) * each.runs for each in found.operators)
+        took = net + sum(truth[kind] * found.calls[kind] for kind in KINDS)
+        blocks.append(found.model_copy(update={"step": found.step.model_copy(update={"seconds": took})}))
+    fitted = fit_overhead(blocks)
+    for kind in ("forward", "update", "view"):
+        assert fitted[kind] == pytest.approx(truth[kind], rel=0.2)
+
+
+def test_joules_are_watts_of_windows_of_the_operators_that_carry_the_step(stopwatch):
+    from cwmp_profiler.meters.registry import open_meter
+
+    with open_meter("tdp", MeterContext(tdp_w=20.0), device="cpu") as meter:
+        energy = power_windows(meter, stopwatch, window_s=0.02, budget_s=0.5)
+        found = measure_block("mlp", _step(), stopwatch, budget_s=0.02, energy=energy)
+    windows = [window for each in found.operators for window in each.power]
+    assert windows
+    assert all(window.power_w == pytest.approx(20.0) for window in windows)
+    longest = max(found.operators, key=lambda each: each.time.seconds * each.runs)
+    assert longest.power
+
+
+def _header() -> OperatorsHeader:
+    return OperatorsHeader(
+        created="2026-11-25T00:00:00+00:00",
+        tool="test",
+        session="0",
+        device={"kind": "cpu", "model": "m", "levels": [{"name": "dram", "capacity_bytes": None}]},
+        meter=MeterRecord(name="tdp", provenance="estimated", rails=[]),
+        environment={},
+    )
+
+
+def test_a_file_gives_back_what_was_written(block, tmp_path):
+    path = tmp_path / "ops.jsonl"
+    with write_operators(path, _header()) as writer:
+        writer.append(block)
+    found = read_operators(path)
+    assert [each.model_dump(mode="json") for each in found.blocks] == [block.model_dump(mode="json")]
+    assert isinstance(found.blocks[0], BlockRecord)
+    assert is_operators_file(path)
+    with pytest.raises(SessionError, match="exists; choose another file"), write_operators(path, _header()):
+        pass
+
+
+def test_a_torn_last_line_is_left_out(block, tmp_path):
+    path = tmp_path / "ops.jsonl"
+    with write_operators(path, _header()) as writer:
+        writer.append(block)
+        writer.append(block)
+    path.write_bytes(path.read_bytes()[:-20])
+    found = read_operators(path)
+    assert (len(found.blocks), found.torn) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no file of measured operators"),
+        ("{}\n", "no file of measured operators"),
+        (
+            json.dumps({"kind": "cwmp-operators", "schema_version": 9}) + "\n",
+            "schema_version 9, this program knows up to 1",
+        ),
+        (json.dumps({"kind": "cwmp-operators", "schema_version": 1}) + "\n", "line 1: Field required @ \\$.created"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(text, said, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(SessionError, match=said):
+        read_operators(path)
+
+
+@pytest.mark.slow
+def test_the_plan_gives_every_family_its_shapes():
+    shapes: dict[str, set[str]] = {}
+    for planned in family_plan():
+        for operator in trace(planned.build("cpu"), warm_ups=1).operators:
+            shapes.setdefault(operator.family, set()).add(operator.shape_id)
+    assert "other" not in shapes
+    assert {
+        family: len(shapes[family]) for family in FAMILIES if family != "other" and len(shapes[family]) < LEAST_SHAPES
+    } == {}
+
+
+def test_a_plan_cut_short_holds_every_kind():
+    plan = family_plan()
+    kinds = {planned.name.partition("/")[0] for planned in plan}
+    assert {planned.name.partition("/")[0] for planned in plan[: len(plan) // 6]} == kinds
