@@ -79,3 +79,26 @@ class BatteryEnergy(BatteryPower):
 
     def jump_back(self):
         self.left_uwh += 5_000_000
+
+
+class BatteryCharge(BatteryEnergy):
+    """No rate and no energy: charge left in steps of 1 mAh, at volts that fall."""
+
+    power_w = 60.0
+    tolerance = 5e-3
+    file = "charge_now"
+
+    def files(self):
+        self.left_uah, self.passed_s = 5_000_000.0, 0.0
+        return {"charge_now": 5_000_000, "charge_full": 5_500_000, "voltage_now": 12_000_000}
+
+    def advance(self, passed_s):
+        volts = 12.0 - self.passed_s / 3600
+        self.passed_s += passed_s
+        self.left_uah -= self.power_w / volts * passed_s / 3600e-6
+        if (self.battery / self.file).exists():
+            (self.battery / self.file).write_text(f"{int(self.left_uah) // 1000 * 1000}\n")
+            (self.battery / "voltage_now").write_text(f"{int(volts * 1e6)}\n")
+
+    def jump_back(self):
+        self.left_uah += 500_000

@@ -58,3 +58,33 @@ class Powercap(Hardware):
 class Pyrapl(Powercap):
     meter = "pyrapl"
     cannot = {"permission_lost": "pyRAPL keeps its files open: what was readable stays readable, and true"}  # noqa: RUF012
+
+
+class Scmi(Hardware):
+    """An Arm server: zones that sense power and count nothing."""
+
+    meter = "powercap"
+    power_w = 75.0
+    stall_shows = False
+    cannot = dict.fromkeys(("wrap", "jump_back"), "it senses power and counts nothing")
+
+    def setup(self):
+        self.zone = self.folder / "class/powercap/arm-scmi:0"
+        for zone, name, power_uw in ((self.zone, "soc", 75_000_000), (self.zone / "arm-scmi:0:0", "cpu", 31_000_000)):
+            zone.mkdir(parents=True)
+            (zone / "name").write_text(f"{name}\n")
+            (zone / "power_uw").write_text(f"{power_uw}\n")
+
+    def advance(self, passed_s):
+        pass
+
+    def vanish(self):
+        (self.zone / "power_uw").unlink()
+
+    def garble(self):
+        (self.zone / "power_uw").write_text("N/A\n")
+
+    @contextmanager
+    def lock(self):
+        with forbidden(self.zone / "power_uw", self.zone / "arm-scmi:0:0/power_uw"):
+            yield
