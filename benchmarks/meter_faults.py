@@ -24,7 +24,7 @@ from scripted.hardware import Hardware, open_folder  # noqa: E402 - tests are no
 from cwmp_profiler.errors import MeterError  # noqa: E402
 from cwmp_profiler.joules.tracker import Tracker  # noqa: E402
 
-FAULTS = ("none", "wrap", "stall", "jump_back", "vanish", "garble", "permission_lost", "slow")
+FAULTS = ("none", "wrap", "stall", "jump_back", "vanish", "garble", "spike", "permission_lost", "slow")
 BEFORE = frozenset({"wrap", "stall", "slow"})
 
 

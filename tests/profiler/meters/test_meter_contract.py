@@ -149,6 +149,10 @@ def test_an_answer_that_means_nothing_is_an_error_never_zero__garble(hardware):
     _refused(hardware, hardware.garble)
 
 
+def test_what_no_such_device_can_draw_is_an_error_never_joules__spike(hardware):
+    _refused(hardware, hardware.spike)
+
+
 def test_permission_lost_in_mid_window_is_an_error_never_zero__permission_lost(hardware):
     with hardware.open() as meter:
         tracker = Tracker(meter)

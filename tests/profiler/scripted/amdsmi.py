@@ -29,6 +29,10 @@ class Mi300x(Hardware):
     def jump_back(self):
         self.gpu.energy_j = 1.0
 
+    def spike(self):
+        self.gpu.energy_j += 1e6
+        self.gpu.power_w = 65_000
+
     def vanish(self):
         self.gpu.fail = 34
 

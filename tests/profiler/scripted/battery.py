@@ -34,6 +34,9 @@ class BatteryPower(Hardware):
     def advance(self, passed_s):
         pass
 
+    def spike(self):
+        (self.battery / self.file).write_text("64826190000\n")
+
     def vanish(self):
         (self.battery / self.file).unlink()
 
@@ -80,6 +83,9 @@ class BatteryEnergy(BatteryPower):
     def jump_back(self):
         self.left_uwh += 5_000_000
 
+    def spike(self):
+        self.left_uwh -= 40_000_000
+
 
 class BatteryCharge(BatteryEnergy):
     """No rate and no energy: charge left in steps of 1 mAh, at volts that fall."""
@@ -102,3 +108,6 @@ class BatteryCharge(BatteryEnergy):
 
     def jump_back(self):
         self.left_uah += 500_000
+
+    def spike(self):
+        self.left_uah -= 4_000_000

@@ -47,7 +47,7 @@ class Hardware:
         source: Text that an error about a failed read must contain (default: the rail's source or the meter's name).
     """
 
-    FAULTS = ("wrap", "stall", "jump_back", "vanish", "garble", "lock", "permission_lost", "slow")
+    FAULTS = ("wrap", "stall", "jump_back", "vanish", "garble", "spike", "lock", "permission_lost", "slow")
 
     meter: ClassVar[str] = ""
     power_w: float = 40.0
@@ -102,6 +102,10 @@ class Hardware:
 
     def garble(self) -> None:
         """The sensor answers with text or bytes that mean nothing."""
+        raise NotImplementedError
+
+    def spike(self) -> None:
+        """The sensor tells what no such device can draw: another unit's number, all bits set, a jump of the counter."""
         raise NotImplementedError
 
     @contextmanager

@@ -44,6 +44,9 @@ class AmdEnergy(Hardware):
     def jump_back(self):
         self.joules = 0.0
 
+    def spike(self):
+        self.joules += 1e6
+
     def vanish(self):
         (self.chip / "energy2_input").unlink()
 
@@ -69,6 +72,9 @@ class Amdgpu(AmdEnergy):
 
     def advance(self, passed_s):
         pass
+
+    def spike(self):
+        (self.chip / "power1_average").write_text("4294967295000\n")
 
     def vanish(self):
         (self.chip / "power1_average").unlink()

@@ -26,6 +26,9 @@ class _Jetson(Hardware):
     def vanish(self):
         self.target.unlink()
 
+    def spike(self):
+        self.target.write_text("65535000\n")
+
     def garble(self):
         self.target.write_text("-- error --\n")
 

@@ -32,6 +32,9 @@ class Js220(Hardware):
     def jump_back(self):
         self.library.energy_j = 0.0
 
+    def spike(self):
+        self.library.energy_j += 1e6
+
     def vanish(self):
         self.dead = True
 

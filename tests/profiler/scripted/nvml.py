@@ -29,6 +29,9 @@ if COMPILER is not None:
         def jump_back(self):
             self.energy_j = 0.0
 
+        def spike(self):
+            self.energy_j += 1e6
+
         def vanish(self):
             self.gpu.all_ret = LOST
 
@@ -57,6 +60,9 @@ if COMPILER is not None:
 
         def advance(self, passed_s):
             pass
+
+        def spike(self):
+            self.gpu.usage_mw = 593_000
 
         def vanish(self):
             self.gpu.all_ret = LOST

@@ -65,6 +65,9 @@ class Perf(Hardware):
         self.joules = dict.fromkeys(self.joules, 0.0)
         self.watts = dict.fromkeys(self.watts, 1e-3)
 
+    def spike(self):
+        self.joules[2, 0] += 1e6
+
     def vanish(self):
         self.stalled = True
         for key in self.watts:

@@ -45,6 +45,9 @@ class Powercap(Hardware):
     def vanish(self):
         (self.folder / self.zones[0].energy_file).unlink()
 
+    def spike(self):
+        self.zones = [replace(self.zones[0], start_uj=self.zones[0].start_uj + 150_000_000_000), *self.zones[1:]]
+
     def garble(self):
         self.stalled = True
         (self.folder / self.zones[0].energy_file).write_text("12x4\n")
@@ -80,6 +83,9 @@ class Scmi(Hardware):
 
     def vanish(self):
         (self.zone / "power_uw").unlink()
+
+    def spike(self):
+        (self.zone / "power_uw").write_text("4294967295\n")
 
     def garble(self):
         (self.zone / "power_uw").write_text("N/A\n")

@@ -33,7 +33,7 @@ class Replay(Hardware):
     meter = "replay"
     power_w = 30.0 + 12.0
     cannot = {  # noqa: RUF012
-        **dict.fromkeys(("jump_back", "vanish", "garble", "permission_lost"), _AT_ONCE),
+        **dict.fromkeys(("jump_back", "vanish", "garble", "spike", "permission_lost"), _AT_ONCE),
         "slow": "it reads memory",
     }
 

@@ -27,6 +27,9 @@ class RaspberryPi5(Hardware):
     def vanish(self):
         self.printed.write_text(PRINTED.replace("VDD_CORE", "VDD_GONE"))
 
+    def spike(self):
+        self.printed.write_text(PRINTED.replace("0.74030000A", "740.30000A"))
+
     def garble(self):
         self.printed.write_text(PRINTED.replace("0.74030000A", "0.7403000?A"))
 
@@ -62,6 +65,9 @@ class MailboxPi5(RaspberryPi5):
 
     def vanish(self):
         self.mailbox.code = 0x80000001
+
+    def spike(self):
+        self.mailbox.text = PRINTED.replace("0.74030000A", "740.30000A")
 
     def garble(self):
         self.mailbox.text = PRINTED.replace("0.74030000A", "0.7403000?A")

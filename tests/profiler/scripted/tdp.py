@@ -13,7 +13,7 @@ class Tdp(Hardware):
     meter = "tdp"
     power_w = 65.0
     stall_shows = False
-    cannot = dict.fromkeys(("wrap", "jump_back", "vanish", "garble", "lock"), _NO_SENSOR)
+    cannot = dict.fromkeys(("wrap", "jump_back", "vanish", "garble", "spike", "lock"), _NO_SENSOR)
 
     def advance(self, passed_s):
         pass
