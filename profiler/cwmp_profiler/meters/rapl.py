@@ -104,9 +104,10 @@ def without_estimates(zones: Iterable[Zone]) -> tuple[list[Zone], list[str]]:
 
 
 def masked_zones(sysfs_root: Path) -> list[Path]:
-    """Return links of class/powercap that are zones and lead nowhere: what containers mask."""
+    """Return links of class/powercap that lead nowhere, zones first: what containers mask."""
     links = children(powercap_folders(sysfs_root)[0])
-    return [link for link in links if link.is_symlink() and not link.exists() and _ZONE.fullmatch(link.name)]
+    masked = [link for link in links if link.is_symlink() and not link.exists()]
+    return [link for link in masked if _ZONE.fullmatch(link.name)] or masked
 
 
 def _control_order(control: str) -> int:

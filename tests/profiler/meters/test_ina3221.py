@@ -318,3 +318,18 @@ def test_a_jetson_has_one_gpu(tmp_path):
     assert Factory().open_for(context(tmp_path), "cuda:0").rails
     with pytest.raises(MeterUnavailableError, match="cuda:1 was asked for"):
         Factory().open_for(context(tmp_path), "cuda:1")
+
+
+@pytest.mark.parametrize(("name", "measured"), [("orin-nano", True), ("agx-orin", False)])
+def test_a_label_that_cannot_be_read_matters_where_the_total_is_a_sum(tmp_path, name, measured):
+    lay_board(tmp_path, name)
+    label = channel_files(tmp_path, "1-0040", 2)[0].with_name("in2_label")
+    label.unlink()
+    label.mkdir()
+    if measured:
+        with Factory().open(context(tmp_path)) as meter:
+            assert total_w(meter) == pytest.approx(4.788, rel=1e-4)
+            assert any("label cannot be read is left out" in note for note in meter.notes)
+    else:
+        with pytest.raises(MeterUnavailableError, match="the total may lack a rail"):
+            Factory().open(context(tmp_path))

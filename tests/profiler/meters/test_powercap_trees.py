@@ -275,6 +275,16 @@ def test_links_that_lead_nowhere_mean_masked_and_the_cure_is_the_containers(tmp_
 
 
 @BOTH
+def test_a_control_type_that_leads_nowhere_is_masked_too(tmp_path, factory):
+    links = tmp_path / "class/powercap"
+    links.mkdir(parents=True)
+    (links / "intel-rapl").symlink_to("../../devices/virtual/powercap/intel-rapl")
+    found = factory().probe(MeterContext(sysfs_root=tmp_path, options={"proc_root": tmp_path}))
+    assert "intel-rapl leads nowhere: they are masked" in found.reason
+    assert "CWMP_SYSFS_ROOT" in found.cure
+
+
+@BOTH
 def test_a_wrap_without_a_known_range_voids_the_window(tmp_path, factory):
     tree = Tree(tmp_path, Zone("intel-rapl:0", "package-0", 50.0, start_uj=INTEL_RANGE_UJ - 100_000_000))
     (tmp_path / "class/powercap/intel-rapl:0/max_energy_range_uj").unlink()

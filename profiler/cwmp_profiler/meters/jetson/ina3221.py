@@ -143,17 +143,17 @@ class Factory(MeterFactory):
         """
         drivers = context.sysfs_root / "bus" / "i2c" / "drivers"
         board = detect_board(context)
+        nameless: list[Path] = []
         try:
             found = [
-                *_iio_channels(drivers / "ina3221x"),
-                *_hwmon_channels(_hwmon_folders(context.sysfs_root, "ina3221")),
+                *_iio_channels(drivers / "ina3221x", nameless),
+                *_hwmon_channels(_hwmon_folders(context.sysfs_root, "ina3221"), nameless),
                 *_ina238(_hwmon_folders(context.sysfs_root, "ina238")),
             ]
         except MeterError as error:
             raise _unreadable(drivers, error) from error
         if not any(channel.files[0].name != "power1_input" for channel in found):
             raise _no_sensor(drivers, board)
-        found, silent = _answering(found, board, drivers)
         labels = [channel.label for channel in found]
         doubles = {label for label in labels if labels.count(label) > 1}
         if doubles:
@@ -161,7 +161,14 @@ class Factory(MeterFactory):
                 f"rail label {min(doubles)} occurs {labels.count(min(doubles))} times below {drivers}",
                 "report this board, so that its rails can be told apart",
             )
-        table, notes = meanings(board.key if board else "unknown", labels)
+        found, silent = _answering(found, board, drivers)
+        table, notes = meanings(board.key if board else "unknown", [channel.label for channel in found])
+        if nameless and not any(meaning.total for meaning in table.values()):
+            raise MeterUnavailableError(
+                f"the label of a channel cannot be read ({nameless[0]}), and without it the total may lack a rail",
+                "load its driver again, or restart the board",
+            )
+        silent += [f"a channel whose label cannot be read is left out ({path})" for path in nameless]
         try:
             return Ina3221Meter(found, table, context.clock, [*notes, *silent])
         except MeterError as error:
@@ -189,20 +196,20 @@ def _answering(channels: list[Channel], board: Board | None, drivers: Path) -> t
     return [channel for channel in channels if channel.label not in failed], notes
 
 
-def _iio_channels(driver: Path) -> Iterator[Channel]:
+def _iio_channels(driver: Path, nameless: list[Path]) -> Iterator[Channel]:
     for folder in _folders(driver, "iio:device*"):
         for number in range(3):
-            label = _label(folder / f"rail_name_{number}")
+            label = _label(folder / f"rail_name_{number}", nameless)
             if label and not _SKIPPED.search(label):
                 yield Channel(label, (folder / f"in_power{number}_input",), 1e-3, DEFAULT_UPDATE_S)
 
 
-def _hwmon_channels(folders: Iterable[Path]) -> Iterator[Channel]:
+def _hwmon_channels(folders: Iterable[Path], nameless: list[Path]) -> Iterator[Channel]:
     for folder in folders:
         # The driver's update_interval already counts channels and averaged samples.
         update_s = (optional_number(folder / "update_interval") or 0) * 1e-3 or DEFAULT_UPDATE_S
         for number in (1, 2, 3):
-            label = _label(folder / f"in{number}_label")
+            label = _label(folder / f"in{number}_label", nameless)
             if not label or _SKIPPED.search(label) or optional_number(folder / f"in{number}_enable") == 0:
                 continue
             yield Channel(label, (folder / f"in{number}_input", folder / f"curr{number}_input"), 1e-6, update_s)
@@ -229,9 +236,15 @@ def _folders(driver: Path, pattern: str) -> Iterator[Path]:
             yield from sorted(chip.glob(pattern))
 
 
-def _label(path: Path) -> str:
-    """Return a channel's label; empty if the channel has none, which means that it is not wired."""
-    return read_text(path) if path.exists() else ""
+def _label(path: Path, nameless: list[Path]) -> str:
+    """Return a channel's label; empty if it has none, which means that it is not wired, or one that fails (kept in `nameless`)."""
+    try:
+        return read_text(path) if path.exists() else ""
+    except ForbiddenError:
+        raise
+    except MeterError:
+        nameless.append(path)
+        return ""
 
 
 def _unreadable(drivers: Path, error: MeterError) -> MeterUnavailableError:
