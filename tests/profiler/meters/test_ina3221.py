@@ -331,5 +331,5 @@ def test_a_label_that_cannot_be_read_matters_where_the_total_is_a_sum(tmp_path, 
             assert total_w(meter) == pytest.approx(4.788, rel=1e-4)
             assert any("label cannot be read is left out" in note for note in meter.notes)
     else:
-        with pytest.raises(MeterUnavailableError, match="the total may lack a rail"):
+        with pytest.raises(MeterUnavailableError, match="in2_label cannot be read, and without that rail"):
             Factory().open(context(tmp_path))

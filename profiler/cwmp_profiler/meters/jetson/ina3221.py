@@ -164,9 +164,8 @@ class Factory(MeterFactory):
         found, silent = _answering(found, board, drivers)
         table, notes = meanings(board.key if board else "unknown", [channel.label for channel in found])
         if nameless and not any(meaning.total for meaning in table.values()):
-            raise MeterUnavailableError(
-                f"the label of a channel cannot be read ({nameless[0]}), and without it the total may lack a rail",
-                "load its driver again, or restart the board",
+            raise _unreadable(
+                drivers, MeterError(f"{nameless[0]} cannot be read, and without that rail the total may lack one")
             )
         silent += [f"a channel whose label cannot be read is left out ({path})" for path in nameless]
         try:
