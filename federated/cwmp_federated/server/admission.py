@@ -285,8 +285,7 @@ class Gate:
             for one in [a for a in outcome.accepted if a.norm > limits.norm_ratio * reference]:
                 limit = limits.norm_ratio * reference
                 outcome.refuse(one, f"the update's norm is {one.norm:.3g}, the limit {limit:.3g}")
-            limit = limits.clip_ratio * reference
-            outcome.accepted = [_clipped(one, limit, outcome) for one in outcome.accepted]
+            outcome.accepted = [_clipped(one, limits.clip_ratio, reference, outcome) for one in outcome.accepted]
         if self.buffers and model is not None:
             self._bound_buffers(outcome, {name: model[name] for name in self.buffers})
         self._norms.note([one.norm for one in outcome.accepted])
@@ -301,19 +300,27 @@ class Gate:
         moves = {
             one.node: _norm(one.buffers[name] - tensor for name, tensor in current.items()) for one in outcome.accepted
         }
-        reference = self._moves.reference(list(moves.values()), _norm(current.values()) / self.limits.clip_ratio)
+        ratio = self.limits.buffer_ratio
+        reference = self._moves.reference(list(moves.values()), _norm(current.values()) / ratio)
         if reference is None:
             return
-        limit = self.limits.clip_ratio * reference
-        for place, one in enumerate(outcome.accepted):
-            if moves[one.node] > limit:
-                share = limit / moves[one.node]
+        for place, one in reversed(list(enumerate(outcome.accepted))):
+            move = moves[one.node]
+            if move > self.limits.norm_ratio * reference:
+                limit = self.limits.norm_ratio * reference
+                outcome.refuse(one, f"its buffers moved by {move:.3g}, the limit is {limit:.3g}")
+            elif move > ratio * reference:
+                share = reference / move
                 buffers = {name: torch.lerp(t.float(), one.buffers[name], share) for name, t in current.items()}
                 outcome.accepted[place] = replace(one, buffers=buffers)
                 outcome.clipped.append(
-                    LeftOut(one.node, f"clipped: its buffers moved by {moves[one.node]:.3g}, the limit is {limit:.3g}")
+                    LeftOut(
+                        one.node,
+                        f"clipped: its buffers moved by {move:.3g}, the limit is {ratio * reference:.3g}; scaled to {reference:.3g}",
+                    )
                 )
-        self._moves.note([min(move, limit) for move in moves.values()])
+                moves[one.node] = reference
+        self._moves.note([moves[one.node] for one in outcome.accepted])
 
     def _weigh(self, outcome: Admission) -> None:
         if outcome.accepted:
@@ -344,12 +351,18 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
-def _clipped(one: Accepted, limit: float, outcome: Admission) -> Accepted:
-    if one.norm <= limit:
+def _clipped(one: Accepted, ratio: float, reference: float, outcome: Admission) -> Accepted:
+    """Return an update no longer than the limit; who went beyond it gets no more say than the median has."""
+    if one.norm <= ratio * reference:
         return one
-    outcome.clipped.append(LeftOut(one.node, f"clipped: the update's norm is {one.norm:.3g}, the limit {limit:.3g}"))
-    values = {name: value * (limit / one.norm) for name, value in one.update.values.items()}
-    return replace(one, update=replace(one.update, values=values), norm=limit)
+    outcome.clipped.append(
+        LeftOut(
+            one.node,
+            f"clipped: the update's norm is {one.norm:.3g}, the limit {ratio * reference:.3g}; scaled to {reference:.3g}",
+        )
+    )
+    values = {name: value * (reference / one.norm) for name, value in one.update.values.items()}
+    return replace(one, update=replace(one.update, values=values), norm=reference)
 
 
 def entry_of(accepted: Accepted, round_number: int) -> Entry:

@@ -19,8 +19,9 @@ class Limits:
         max_examples: Largest plausible weight of a client (by default its number of images).
         weight_ratio: A client weighs at most so many times the median client of the round (the lower one of two).
         norm_ratio: An update whose norm is more than so many times the reference is left out.
-        clip_ratio: One whose norm is more than so many times the reference is scaled down to that, and named. Without error
-            feedback norms are alike; with it, and few kept entries, they spread by some ten times.
+        clip_ratio: One whose norm is more than so many times the reference is scaled down to the reference, and named. Without
+            error feedback norms are alike; with it, and few kept entries, they spread by some ten times.
+        buffer_ratio: The same for the way that buffers moved: they are means over data, and alike.
         floor: The reference is at least this share of the norm of the model itself: tiny updates of some never make
             ordinary ones of others look large.
         slack_bytes: Bytes that a payload may have beyond the dense size.
@@ -30,6 +31,7 @@ class Limits:
     weight_ratio: float = 20.0
     norm_ratio: float = 100.0
     clip_ratio: float = 20.0
+    buffer_ratio: float = 5.0
     floor: float = 1e-2
     slack_bytes: int = 4096
 
