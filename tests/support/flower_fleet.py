@@ -123,8 +123,9 @@ class Fleet:
             )
 
     def start_superlink(self, timeout_s, command=None):
+        before = self.log("superlink").count("Uvicorn running") if "superlink" in self._logs else 0
         self.start("superlink", command or self.command("flower-superlink"))
-        self.wait_for(lambda: "Uvicorn running" in self.log("superlink"), timeout_s, "superlink")
+        self.wait_for(lambda: self.log("superlink").count("Uvicorn running") > before, timeout_s, "superlink")
 
     def start_node(self, name, node_config):
         """Start a SuperNode with the guide's options on the host of its name."""

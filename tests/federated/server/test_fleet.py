@@ -1,4 +1,4 @@
-"""A fleet as docs/deploy.md sets it up: real processes, TLS, node authentication; one node dies in mid-round, one sends garbage.
+"""A fleet as docs/deploy.md sets it up: real processes, TLS, node authentication; one node dies in mid-round, one sends garbage, the SuperLink dies and comes back.
 
 Each node has a network namespace of its own where this can be had (root, iproute2); elsewhere all share the loopback.
 """
@@ -131,6 +131,8 @@ def test_a_fleet_goes_on_without_a_dead_node_and_a_hostile_one(fleet, tmp_path):
     assert left_out(rows[2])[hostile].startswith("refused: the reply holds no encoded update")
     assert re.search(rf"WARNING.*cwmp round 1: node {hostile} left out: refused", fleet.log("run"))
 
+    fleet.kill("superlink")
+    fleet.start_superlink(STEP_S)
     longer = fleet.command("flwr run examples/flower_app fleet --stream --run-config 'clients=3 rounds=3 resume=true")
     fleet.start("resumed", longer)
     assert fleet.wait("resumed", 2 * STEP_S) == 0, fleet.tails()
