@@ -25,7 +25,7 @@ def run(capsys, *arguments):
 
 
 def test_the_table_has_a_row_a_tensor_and_says_from_what(capsys, profile):
-    status, text, _ = run(capsys, profile, "--model", "cnn", "--density", "0.05")
+    status, text, _ = run(capsys, profile, "--model", "cnn", "--density", "0.05", "--all")
     assert status == 0
     for name, parameter in cnn().named_parameters():
         (row,) = [line for line in text.splitlines() if line.startswith(name + " ")]
@@ -36,6 +36,14 @@ def test_the_table_has_a_row_a_tensor_and_says_from_what(capsys, profile):
     assert "spread" in text
     assert "dense       " in text
     assert "verdict     use " in text
+
+
+def test_like_tensors_are_one_row_that_says_how_many(capsys):
+    status, text, _ = run(capsys, "simulated-board", "--model", "resnet18")
+    assert status == 0
+    rows = [line for line in text.splitlines() if " dram " in line]
+    assert len(rows) < 10
+    assert any(row.startswith("conv1.weight and 19 like it ") for row in rows)
 
 
 def test_json_holds_the_same_joules_as_the_library(capsys, profile):

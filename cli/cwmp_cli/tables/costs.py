@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cwmp_cli.options.console import si
+from cwmp_costmodels.costs.like import like_tensors
 from cwmp_profiler.provenance import banner
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 SHOWN_SOURCES = 2
 
 
-def cost_table(costs: LayerCosts, model: str) -> Any:
-    """Return one row a parameter tensor: shape, where it lives, joules per updated entry, its parts, and from what."""
+def cost_table(costs: LayerCosts, model: str, *, every: bool = False) -> Any:
+    """Return one row a class of like tensors (a parameter tensor each with `every`): shape, where it lives, joules per updated entry, its parts, and from what."""
     from rich.table import Table
 
     scenario, causes = costs.scenario, _causes(costs)
@@ -32,12 +33,17 @@ def cost_table(costs: LayerCosts, model: str) -> Any:
     for name in ("J/entry", *causes, "once"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("from")
-    for name, layer in costs.layers.items():
-        row = _row(costs, name)
+    rows: list[tuple[tuple[str, ...], str]] = [((name,), name) for name in costs.names()]
+    if not every:
+        rows = [(like.names, like.title) for like in like_tensors(costs)]
+    for names, title in rows:
+        name = names[0]
+        layer, row = costs.layers[name], _row(costs, name)
+        shapes = dict.fromkeys("x".join(str(size) for size in costs.layers[one].tensor.shape) or "1" for one in names)
         table.add_row(
-            name,
+            title,
             layer.tensor.layer_type,
-            "x".join(str(size) for size in layer.tensor.shape) or "1",
+            next(iter(shapes)) + (f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""),
             layer.level,
             si(row["entry_j"], "J"),
             *(si(row["parts_j"][cause] or None, "J") for cause in causes),

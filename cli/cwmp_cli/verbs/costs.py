@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,6 +99,9 @@ def costs(
         str,
         typer.Option(help="Of gradient entries: gaussian, laplace, generalized-gaussian:BETA, student-t:NU."),
     ] = "laplace",
+    every: Annotated[
+        bool, typer.Option("--all", help="One row per parameter tensor, not per class of like ones.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what an updated entry of each parameter tensor costs, from what, and whether CWMP pays over Top-K.
@@ -139,7 +143,7 @@ def costs(
         told = costs_json(result, gain, model=model, warnings=notes)
         print_json(told if whole is None else {**told, "step": whole.to_json()})
         return
-    _show(result, gain, model, notes)
+    show_costs(result, gain, model, notes, every=every)
     if whole is not None:
         show_step(whole, model)
 
@@ -179,7 +183,8 @@ def show_step(cost: StepCost, spec: str) -> None:
         warn(remark)
 
 
-def _show(result: LayerCosts, gain: Gain, model: str, notes: list[str]) -> None:
+def show_costs(result: LayerCosts, gain: Gain, model: str, notes: Sequence[str] = (), *, every: bool = False) -> None:
+    """Print heading, table and verdict, and warn of what is to be doubted."""
     from cwmp_cli.tables.costs import cost_table, summary
     from cwmp_cli.tables.profile import heading
 
@@ -189,7 +194,7 @@ def _show(result: LayerCosts, gain: Gain, model: str, notes: list[str]) -> None:
     for line in heading(result.profile):
         console.print(line)
     console.print()
-    console.print(cost_table(result, model))
+    console.print(cost_table(result, model, every=every))
     console.print()
     for line in summary(result, gain):
         console.print(line)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cwmp_cli.options.console import DeviceName, SysfsRoot, TdpW, err
+from cwmp_cli.options.console import DeviceName, SysfsRoot, TdpW, err, si
+
+if TYPE_CHECKING:
+    from cwmp_costmodels.costs.layers import LayerCosts
+    from cwmp_costmodels.gain.expected import Gain
+    from cwmp_costmodels.profile.schema import Profile
 
 MODEL = "resnet18"
 
@@ -27,14 +32,14 @@ def demo(
 ) -> None:
     """Measure this machine, fit, show what updating a ResNet-18 costs, and train under an energy budget.
 
-    Takes a few minutes. Results of an earlier demo in the folder are replaced.
+    Beside it, the same chain runs on a simulated board, whose truth is known. Takes a few minutes. Results of an earlier demo in the folder are replaced.
 
     [bold]Example:[/bold] cwmp-profile demo -o demo-results
     """
     from cwmp_cli.options.console import out
     from cwmp_cli.options.targets import open_targets
     from cwmp_cli.tables.profile import print_profile
-    from cwmp_cli.verbs.costs import costs
+    from cwmp_cli.verbs.costs import show_costs
     from cwmp_cli.verbs.measure import plan_session, run_session, show_plan, show_result
     from cwmp_costmodels.fit.sessions import fit_sessions
     from cwmp_costmodels.profile.files import save_profile
@@ -60,12 +65,25 @@ def demo(
     profile = fit_sessions([found], name="demo", seed=seed)
     save_profile(profile, fitted)
     print_profile(out(), profile)
-    plot_fit(profile, found.windows, plot)
+    plot_fit(profile, plot)
     _step(3, f"what updating a {MODEL} costs here")
-    costs(str(fitted), model=MODEL)
+    costs, gain = _priced(profile)
+    show_costs(costs, gain, MODEL)
     written = [measurements, fitted, plot]
+    learned = [
+        f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} on {profile.device.model} ({profile.provenance})",
+        f"there, {gain.verdict}",
+    ]
+    if found.header.device_info().kind != "simulated":
+        _step(4, "the same chain on a simulated board, whose truth is known")
+        worst, board, made = _simulated(output, seed)
+        written += made
+        learned.append(
+            f"on a simulated board the fit found every coefficient that it calls identified within {worst:.1%} of the truth, and "
+            f"there, {_priced(board)[1].verdict}"
+        )
     if train:
-        _step(4, "train under an energy budget: CWMP and Top-K at equal energy")
+        _step(5, "train under an energy budget: CWMP and Top-K at equal energy")
         from cwmp_federated.demo import run_demo
 
         written += run_demo(output, fitted)
@@ -73,6 +91,42 @@ def demo(
     console.print(f"\n[bold]Done in {time.monotonic() - began:.0f} s.[/bold] In {output}:")
     for path in written:
         console.print(f"  {path}")
+    console.print(f"\n[bold]Learned:[/bold] {'; '.join(learned)}.", highlight=False)
+
+
+def _priced(profile: Profile) -> tuple[LayerCosts, Gain]:
+    """Return costs of the demo's model by a profile, and what CWMP gains at 1% of its entries."""
+    from cwmp_costmodels.costs.layers import layer_costs
+    from cwmp_costmodels.gain.expected import expected_gain
+    from cwmp_costmodels.networks.source import load_model
+
+    costs = layer_costs(profile, load_model(MODEL))
+    return costs, expected_gain(costs, k=0.01 * sum(costs.numel(name) for name in costs.names()))
+
+
+def _simulated(output: Path, seed: int) -> tuple[float, Profile, list[Path]]:
+    """Measure and fit the simulated board; return the worst relative error of an identified coefficient, the profile, and the files."""
+    from cwmp_cli.options.targets import open_targets
+    from cwmp_cli.verbs.measure import plan_session, run_session, show_result
+    from cwmp_costmodels.fit.sessions import fit_sessions
+    from cwmp_costmodels.profile.files import load_profile, save_profile
+    from cwmp_costmodels.simulation.truth import DEFAULT_TRUTH
+
+    measurements, fitted = output / "simulated.jsonl", output / "simulated.json"
+    with open_targets("simulated", seed=seed) as targets:
+        found = run_session(
+            plan_session(targets[0], preset="standard", repeats=None, seed=seed), measurements, overwrite=True
+        )
+    show_result(found)
+    profile, truth = fit_sessions([found], name="demo-simulated", seed=seed), load_profile(DEFAULT_TRUTH)
+    save_profile(profile, fitted)
+    errors = [
+        abs(coefficient.value / truth.coefficients[name].value - 1)
+        for name, coefficient in profile.coefficients.items()
+        if coefficient.status == "identified"
+    ]
+    err().print(f"{len(errors)} coefficients identified, the worst {max(errors):.1%} from the truth (SIMULATED)")
+    return max(errors), profile, [measurements, fitted]
 
 
 def _step(number: int, what: str) -> None:

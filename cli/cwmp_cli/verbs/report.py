@@ -31,13 +31,16 @@ def report(
     """
     from cwmp_costmodels.costs.layers import layer_costs
     from cwmp_costmodels.costs.scenario import Scenario
+    from cwmp_costmodels.gain.expected import expected_gain
     from cwmp_costmodels.networks.source import load_model
     from cwmp_costmodels.profile.files import load_profile, write_atomic
     from cwmp_costmodels.report.page import report_html
 
     loaded = load_profile(profile)
-    costs = None
+    costs = gain = None
     if model and model != "none":
         costs = layer_costs(loaded, load_model(model), Scenario(optimizer=optimizer.value, density=density))
-    write_atomic(output, report_html(loaded, costs=costs, model=model or ""))
+        entries = sum(costs.numel(name) for name in costs.names())
+        gain = expected_gain(costs, k=max(density * entries, 1.0))
+    write_atomic(output, report_html(loaded, costs=costs, gain=gain, model=model or ""))
     err().print(f"wrote {output}", markup=False)

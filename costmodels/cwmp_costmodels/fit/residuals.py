@@ -6,8 +6,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from cwmp_costmodels.profile.predict import predict
 from cwmp_costmodels.profile.schema import Profile, Residual
-from cwmp_costmodels.report.plots import predict
 from cwmp_profiler.sessions.measurements import Measurements, Window
 from cwmp_profiler.workloads.base import Point
 
@@ -40,12 +40,19 @@ def _residual(profile: Profile, windows: Sequence[Window]) -> Residual | None:
         measured_j=statistics.fmean(window.energy_j for window in windows),
         predicted_j=statistics.fmean(joules),
         flops=statistics.fmean(_flops(window.counts) for window in windows),
+        iterations=statistics.fmean(float(window.iterations) for window in windows),
+        arithmetic=_arithmetic(first.counts),
         moved_bytes=statistics.fmean(_bytes(window.counts, profile.device.line_bytes) for window in windows),
     )
 
 
 def _flops(counts: Mapping[str, float]) -> float:
     return sum(amount for name, amount in counts.items() if name.startswith(("flop_", "elem_")))
+
+
+def _arithmetic(counts: Mapping[str, float]) -> str | None:
+    kinds = [name for name, amount in counts.items() if amount and name.startswith(("flop_", "elem_"))]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 def _bytes(counts: Mapping[str, float], line_bytes: int) -> float:

@@ -167,6 +167,10 @@ class Residual(_Model):
     """Floating-point operations of a window."""
     moved_bytes: NonNegative = 0.0
     """Bytes that a window moves at any memory level, touched lines included."""
+    iterations: NonNegative | None = None
+    """Operations of a window (iterations of the point's work), in the mean; None in profiles that do not hold it."""
+    arithmetic: str | None = None
+    """The one kind of arithmetic counted, for example `flop_float32`; None where there is none or several."""
 
 
 class FitBlock(_Model):
