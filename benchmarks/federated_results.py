@@ -12,12 +12,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from cwmp_costmodels.gain.expected import expected_gain
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.sweep.plots import plot_frontier
 from cwmp_federated.sweep.report import analyse
 from cwmp_federated.sweep.runs import POINTS, read_points
+from cwmp_selector.gain.expected import expected_gain
 
 HERE = Path(__file__).resolve().parent
 

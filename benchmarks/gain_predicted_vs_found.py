@@ -8,8 +8,8 @@ paper's rule and by Top-K at equal energy. The ratios of retained value and of s
 
     given    expected_gain(costs, gradients=...)        the same gradient, nothing selected
     earlier  expected_gain(costs, gradients=...)        the first gradient of the training, before anything was learnt
-    family   expected_gain(..., distribution=, scales=) closed form: each tensor's root mean square and tail exponent
-    equal    expected_gain(..., "laplace")              closed form: nothing known of the gradient
+    family   expected_gain(..., distribution=, scales=) its quantiles: each tensor's root mean square and tail exponent
+    equal    expected_gain(..., "laplace")              its quantiles: nothing known of the gradient
 
 The demand is on `given`: every ratio of retained value and of squared error within 10%, or the exit status is 1. Costs are those of the simulated edge board with the large linear layer 10 or 100 times
 dearer, with each tensor in the level that holds it, plain, and over a radio.
@@ -30,9 +30,9 @@ import torch
 
 import cwmp
 from cwmp_costmodels.errors import ScenarioError
-from cwmp_costmodels.gain.distributions import fit_generalized_gaussian
 from cwmp_costmodels.networks.builtin import cnn
 from cwmp_costmodels.profile.schema import Coefficient, LayerCoefficient
+from cwmp_selector.gain.distributions import fit_generalized_gaussian
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FRACTIONS = (0.01, 0.05, 0.2, 0.5)

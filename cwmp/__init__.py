@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cwmp_costmodels.costs.scenario import Scenario as Scenario
     from cwmp_costmodels.errors import ProfileError as ProfileError
     from cwmp_costmodels.fit.sessions import fit as fit
-    from cwmp_costmodels.gain.expected import Gain as Gain
-    from cwmp_costmodels.gain.expected import expected_gain as expected_gain
     from cwmp_costmodels.profile.files import load_profile as load_profile
     from cwmp_costmodels.profile.files import save_profile as save_profile
     from cwmp_costmodels.profile.files import shipped_profiles as shipped_profiles
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
     from cwmp_selector.frameworks.ddp import DDPHook as DDPHook
     from cwmp_selector.frameworks.sparse_step import SparseStep as SparseStep
+    from cwmp_selector.gain.expected import Gain as Gain
+    from cwmp_selector.gain.expected import expected_gain as expected_gain
     from cwmp_selector.selector import Selector as Selector
     from cwmp_selector.update import SparseUpdate as SparseUpdate
 
@@ -44,7 +44,7 @@ _HOMES = {
     "DDPHook": "cwmp_selector.frameworks.ddp",
     "EnergyWindow": "cwmp_profiler.joules.window",
     "ErrorFeedback": "cwmp_selector.feedback",
-    "Gain": "cwmp_costmodels.gain.expected",
+    "Gain": "cwmp_selector.gain.expected",
     "LayerCosts": "cwmp_costmodels.costs.layers",
     "MeterError": "cwmp_profiler.errors",
     "PayloadError": "cwmp_selector.errors",
@@ -55,7 +55,7 @@ _HOMES = {
     "Selector": "cwmp_selector.selector",
     "SparseStep": "cwmp_selector.frameworks.sparse_step",
     "SparseUpdate": "cwmp_selector.update",
-    "expected_gain": "cwmp_costmodels.gain.expected",
+    "expected_gain": "cwmp_selector.gain.expected",
     "fit": "cwmp_costmodels.fit.sessions",
     "layer_costs": "cwmp_costmodels.costs.layers",
     "load_profile": "cwmp_costmodels.profile.files",

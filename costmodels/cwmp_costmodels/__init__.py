@@ -9,7 +9,6 @@ Rooms, each of which may import those above it:
 - `fit`: measurement sessions in, profile out.
 - `operators`: joules and seconds of operators that were never measured, from those of their family that were.
 - `costs`: joules of each parameter tensor of a model, by what is kept.
-- `gain`: does it pay, before training.
 - `simulation`: devices of known physics.
 - `compare`, `validation`, `report`: profiles and sessions side by side, held to the test, and as a page.
 """

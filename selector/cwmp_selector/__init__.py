@@ -5,8 +5,9 @@ Rooms, each of which may import those above it:
 - `errors`, `costs`: what every room stands on.
 - `candidates`: gradients checked and flattened, and the few entries that a threshold leaves standing.
 - `greedy`: the rules and the exact greedy by score.
-- `hierarchy`: selections whose joules are more than a sum over entries.
+- `hierarchy`: one price over entry, line, tensor and payload (`prices`, `pool`: scores of candidates, `search`, `orders`, `collect`, `choose`).
 - `payload`: a sparse update as bytes, and back.
 - `selector`, `update`, `feedback`, `controller`: what a training loop uses.
+- `gain`: what CWMP gains over Top-K for given costs, before any training.
 - `frameworks`: PyTorch DDP, GRACE, and any torch optimiser.
 """

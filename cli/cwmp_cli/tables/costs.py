@@ -12,7 +12,7 @@ from cwmp_profiler.provenance import banner
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
     from cwmp_costmodels.costs.tensor import LayerCost
-    from cwmp_costmodels.gain.expected import Gain
+    from cwmp_selector.gain.expected import Gain
 
 SHOWN_SOURCES = 2
 

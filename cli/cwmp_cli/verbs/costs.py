@@ -13,9 +13,9 @@ from cwmp_profiler.compat import StrEnum
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
-    from cwmp_costmodels.gain.expected import Gain
     from cwmp_costmodels.operators.pricing import StepCost
     from cwmp_costmodels.profile.schema import Profile
+    from cwmp_selector.gain.expected import Gain
 
 
 class OptimizerName(StrEnum):
@@ -110,9 +110,9 @@ def costs(
     """
     from cwmp_costmodels.costs.layers import layer_costs
     from cwmp_costmodels.costs.scenario import Scenario
-    from cwmp_costmodels.gain.expected import expected_gain
     from cwmp_costmodels.networks.source import load_model
     from cwmp_costmodels.profile.files import load_profile
+    from cwmp_selector.gain.expected import expected_gain
 
     found = load_profile(profile)
     network = load_model(model)

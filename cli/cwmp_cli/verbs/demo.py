@@ -13,8 +13,8 @@ from cwmp_cli.options.console import DeviceName, SysfsRoot, TdpW, err, si
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
-    from cwmp_costmodels.gain.expected import Gain
     from cwmp_costmodels.profile.schema import Profile
+    from cwmp_selector.gain.expected import Gain
 
 MODEL = "resnet18"
 
@@ -97,8 +97,8 @@ def demo(
 def _priced(profile: Profile) -> tuple[LayerCosts, Gain]:
     """Return costs of the demo's model by a profile, and what CWMP gains at 1% of its entries."""
     from cwmp_costmodels.costs.layers import layer_costs
-    from cwmp_costmodels.gain.expected import expected_gain
     from cwmp_costmodels.networks.source import load_model
+    from cwmp_selector.gain.expected import expected_gain
 
     costs = layer_costs(profile, load_model(MODEL))
     return costs, expected_gain(costs, k=0.01 * sum(costs.numel(name) for name in costs.names()))

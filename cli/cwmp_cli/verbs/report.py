@@ -31,10 +31,10 @@ def report(
     """
     from cwmp_costmodels.costs.layers import layer_costs
     from cwmp_costmodels.costs.scenario import Scenario
-    from cwmp_costmodels.gain.expected import expected_gain
     from cwmp_costmodels.networks.source import load_model
     from cwmp_costmodels.profile.files import load_profile, write_atomic
     from cwmp_costmodels.report.page import report_html
+    from cwmp_selector.gain.expected import expected_gain
 
     loaded = load_profile(profile)
     costs = gain = None

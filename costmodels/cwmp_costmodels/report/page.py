@@ -19,7 +19,7 @@ from cwmp_profiler.si_prefixes import si
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
-    from cwmp_costmodels.gain.expected import Gain
+    from cwmp_selector.gain.expected import Gain
 
 WORST = 10
 """Residuals that the page lists."""

@@ -130,7 +130,7 @@ class Chooser:
 
         def plan(most: float) -> _Plan:
             nonlocal starts, least
-            while (places := starts.longest(most)).size == starts.pool.size and least:
+            while (places := starts.longest(most * (1 + EXACT))).size == starts.pool.size and least:
                 least = least / 4 if least > 1e-9 * float(starts.pool.value.max(initial=0.0)) else 0.0
                 starts = self._order(rule, least)
             everything = places.size == starts.pool.size

@@ -1,7 +1,7 @@
 """Does it pay? What CWMP gains over Top-K for given costs, before any training.
 
-Gain is told in three ways: retained value and squared error at equal energy, and joules at equal retained value. The
-population of entries is a distribution (closed form) or a gradient at hand. See docs/theory.md.
+Gain is told in three ways: retained value and squared error at equal energy, and joules at equal retained value. All are found by the
+selector, on the gradient at hand or on one that is dealt out as a distribution says. See docs/theory.md.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.errors import ScenarioError
-from cwmp_costmodels.gain.choices import Choice, Rule, Solver
-from cwmp_costmodels.gain.distributions import Distribution, distribution_of
-from cwmp_costmodels.gain.populations import population_of
+from cwmp_selector.gain.choices import Choice, Rule, Trial, trial_of
+from cwmp_selector.gain.distributions import Distribution, distribution_of
 
 if TYPE_CHECKING:
     import torch
@@ -136,21 +135,21 @@ def expected_gain(
     if rule not in ("cwmp", "cwmp-l1"):
         raise ScenarioError(f"no rule {rule!r} to compare with Top-K; give 'cwmp' or 'cwmp-l1'")
     kinds = distribution_of(distribution, shape) if isinstance(distribution, str | Distribution) else distribution
-    population = population_of(costs, kinds, scales, gradients)
-    solver = Solver(costs, population)
+    solver = trial_of(costs, kinds, scales, gradients)
     budget = _budget_j(solver, budget_fraction, budget_j, k)
     top_k, cwmp = solver.within(budget, "top-k"), solver.within(budget, rule)
     poor = next((name for name, choice in (("top-k", top_k), (rule, cwmp)) if choice.kept < 1), None)
     if poor is not None:
+        least = costs.payload_j + min(costs.tensor_costs(name).tensor_j for name in costs.names())
         raise ScenarioError(
             f"a budget of {budget:.3g} J pays for no entry by {poor}: promotion, tail and operator calls alone cost "
-            f"{solver.least_j():.3g} J or more; give more"
+            f"{least:.3g} J or more; give more"
         )
     same_k, same_value = solver.keeping(top_k.kept, rule), solver.top_k_retaining(cwmp.retained)
     left = 1 - cwmp.retained
     return Gain(
         rule=rule,
-        population=population.title,
+        population=solver.title,
         budget_j=budget,
         dense_j=costs.dense_j(),
         spread=costs.spread(),
@@ -161,20 +160,29 @@ def expected_gain(
         retained_ratio=cwmp.retained / top_k.retained,
         error_ratio=(1 - top_k.retained) / left if left > 1e-12 else None,
         energy_ratio=same_value.energy_j / cwmp.energy_j,
-        ranking_ratio=_ranking_ratio(Solver(costs, population, fixed=False), top_k.kept, rule),
+        ranking_ratio=_ranking_ratio(solver, top_k.kept, rule),
         energy_ratio_at_equal_k=top_k.energy_j / same_k.energy_j,
         retained_ratio_at_equal_k=same_k.retained / top_k.retained,
-        guaranteed=solver.guaranteed(budget),
+        guaranteed=_guaranteed(costs, budget),
         worthwhile=worthwhile,
     )
 
 
-def _ranking_ratio(solver: Solver, kept: float, rule: Rule) -> float:
-    cwmp = solver.within(solver.keeping(kept, "top-k").energy_j, rule)
-    return solver.top_k_retaining(cwmp.retained).energy_j / cwmp.energy_j
+def _ranking_ratio(solver: Trial, kept: float, rule: Rule) -> float:
+    cwmp = solver.within(solver.keeping(kept, "top-k", fixed=False).energy_j, rule, fixed=False)
+    return solver.top_k_retaining(cwmp.retained, fixed=False).energy_j / cwmp.energy_j if cwmp.kept else 1.0
 
 
-def _budget_j(solver: Solver, fraction: float | None, joules: float | None, k: float | None) -> float:
+def _guaranteed(costs: LayerCosts, budget_j: float) -> float:
+    """Return (B - c_max) / sum(c) with B what the budget leaves after all fixed parts, 0 where that is negative."""
+    names, density = costs.names(), costs.scenario.density
+    entry_j = [costs.entry_j(name, density) for name in names]
+    left = budget_j - costs.burst_j() - sum(costs.fixed_j(name) for name in names)
+    total_j = sum(joules * costs.numel(name) for joules, name in zip(entry_j, names, strict=True))
+    return min(max((left - max(entry_j)) / total_j, 0.0), 1.0)
+
+
+def _budget_j(solver: Trial, fraction: float | None, joules: float | None, k: float | None) -> float:
     given = {"budget_fraction": fraction, "budget_j": joules, "k": k}
     stated = [(name, value) for name, value in given.items() if value is not None]
     if len(stated) != 1:
@@ -185,9 +193,7 @@ def _budget_j(solver: Solver, fraction: float | None, joules: float | None, k: f
             f"{name} is {value}; give a positive number" + (" up to 1" if name == "budget_fraction" else "")
         )
     if name == "k":
-        if value > solver.population.sizes.sum():
-            raise ScenarioError(
-                f"k is {value}, more than the {int(solver.population.sizes.sum())} entries of the model"
-            )
+        if value > solver.entries:
+            raise ScenarioError(f"k is {value}, more than the {round(solver.entries)} entries of the model")
         return solver.keeping(value, "top-k").energy_j
     return value if name == "budget_j" else value * solver.costs.dense_j()

@@ -13,11 +13,10 @@ from torch import nn
 from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.errors import ScenarioError
-from cwmp_costmodels.gain.choices import Solver
-from cwmp_costmodels.gain.distributions import Distribution
-from cwmp_costmodels.gain.expected import expected_gain
-from cwmp_costmodels.gain.populations import Drawn, Observed
 from cwmp_costmodels.networks.builtin import cnn
+from cwmp_selector.gain.choices import Trial, trial_of
+from cwmp_selector.gain.distributions import Distribution
+from cwmp_selector.gain.expected import _guaranteed, expected_gain
 
 
 def flat_costs(ratio=1.0, *, launch=0.0, sizes=((400, 250), (250, 400)), scenario=None):
@@ -65,7 +64,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("fraction", [0.01, 0.1])
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 3.0)])
-def test_closed_form_is_what_monte_carlo_finds(kind, fraction, scales):
+def test_dealt_quantiles_give_what_monte_carlo_finds(kind, fraction, scales):
     costs = flat_costs(10.0)
     named = dict(zip(costs.names(), scales, strict=True))
     gain = expected_gain(costs, budget_fraction=fraction, distribution=kind, scales=named)
@@ -77,7 +76,8 @@ def test_closed_form_is_what_monte_carlo_finds(kind, fraction, scales):
     assert gain.top_k.kept == pytest.approx(top_k[0], rel=0.03)
     assert gain.retained_ratio == pytest.approx(cwmp[1] / top_k[1], rel=0.03)
     assert gain.error_ratio == pytest.approx((1 - top_k[1]) / (1 - cwmp[1]), rel=0.03)
-    assert gain.cwmp.energy_j == pytest.approx(gain.budget_j, rel=1e-6)
+    one = max(costs.entry_j(name, 0.01) for name in costs.names())
+    assert gain.budget_j - one < gain.cwmp.energy_j <= gain.budget_j
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -111,8 +111,10 @@ def test_laplace_by_hand():
     """Equal costs, Laplace: keeping a share q has t = -ln q, and retains q (t^2/2 + t + 1)."""
     gain = expected_gain(flat_costs(), k=2000, distribution="laplace")
     t = -np.log(0.01)
-    assert gain.top_k.kept == pytest.approx(2000, rel=1e-6)
-    assert gain.top_k.retained == pytest.approx(0.01 * (t * t / 2 + t + 1), rel=1e-6)
+    assert gain.top_k.kept == 2000
+    assert gain.top_k.retained == pytest.approx(0.01 * (t * t / 2 + t + 1), rel=1e-3), (
+        "what lies beyond the last quantile"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -173,7 +175,7 @@ def test_cwmp_keeps_at_least_its_guarantee_and_at_most_the_optimum(values, ratio
     g = {n: torch.tensor(values[4 * i : 4 * i + 4], dtype=torch.float64) for i, n in enumerate(costs.names())}
     c = np.repeat([costs.entry_j(n, 0.5) for n in costs.names()], 4)
     budget = share * c.sum()
-    solver = Solver(costs, Observed([g[n] for n in costs.names()], costs.names()))
+    solver = Trial(costs, g)
     got = solver.within(float(budget), "cwmp")
     squares = np.square(values)
     best = max(
@@ -185,7 +187,7 @@ def test_cwmp_keeps_at_least_its_guarantee_and_at_most_the_optimum(values, ratio
     assert got.energy_j <= budget * (1 + 1e-9)
     assert got.retained * total <= best * (1 + 1e-9)
     if not ties:
-        assert got.retained >= solver.guaranteed(float(budget)) - 1e-9
+        assert got.retained >= _guaranteed(costs, float(budget)) - 1e-9
         assert got.retained * total > best - squares.max() - 1e-9
 
 
@@ -215,7 +217,7 @@ def test_fixed_costs_keep_small_tensors_out():
     """One launch costs as much as 1000 entries: the tensor of 16 entries is not worth touching at a small budget."""
     costs = flat_costs(1.0, launch=2e-6, sizes=((400, 250), (4, 4)))
     gain = expected_gain(costs, budget_fraction=0.05)
-    solver = Solver(costs, Drawn(Distribution("laplace"), [100_000, 16]))
+    solver = trial_of(costs, Distribution("laplace"), None, None)
     assert gain.cwmp.energy_j <= gain.budget_j * (1 + 1e-9)
     assert solver.within(gain.budget_j, "cwmp").retained >= solver.within(gain.budget_j, "top-k").retained
     assert gain.ranking_ratio == pytest.approx(1.0, abs=1e-6)
@@ -258,7 +260,7 @@ def test_fixed_costs_are_spent_nearly_as_well_as_the_best_set_of_tensors(rule, f
     costs = flat_costs(5.0, launch=3e-7, sizes=shapes)
     generator = np.random.default_rng(3)
     g = {n: torch.from_numpy(generator.laplace(size=costs.numel(n)) * (1 + i)) for i, n in enumerate(costs.names())}
-    solver = Solver(costs, Observed([g[n] for n in costs.names()], costs.names()))
+    solver = Trial(costs, g)
     budget, best = fraction * costs.dense_j(), 0.0
     flat = {n: np.sort(np.abs(g[n].numpy()))[::-1] for n in costs.names()}
     power = 2 if rule == "cwmp" else 1
@@ -322,3 +324,28 @@ def test_json_has_the_verdict_and_no_infinities():
     assert data["error_ratio"] is None
     assert data["pays"] is False
     assert data["cwmp"]["retained"] == pytest.approx(1.0)
+
+
+def test_a_large_model_is_answered_on_a_smaller_one(monkeypatch):
+    """A tenth of the entries, launches and bursts divided alike: ratios and totals agree within 2%."""
+    costs = flat_costs(10.0, launch=1e-6, scenario=Scenario(radio="wifi"))
+    budget = costs.burst_j() + 0.05 * (costs.dense_j() - costs.burst_j())
+    whole = expected_gain(costs, budget_j=budget)
+    monkeypatch.setattr("cwmp_selector.gain.choices.MOST", 20_000)
+    small = expected_gain(costs, budget_j=budget)
+    assert small.retained_ratio == pytest.approx(whole.retained_ratio, rel=0.02)
+    assert small.energy_ratio == pytest.approx(whole.energy_ratio, rel=0.02)
+    assert small.top_k.kept == pytest.approx(whole.top_k.kept, rel=0.02)
+    assert small.cwmp.energy_j <= budget * (1 + 1e-9)
+
+
+def test_entries_that_gather_in_lines_are_seen_where_the_gradient_is_given():
+    """The same magnitudes, scattered or row by row: only the gradient itself tells that lines are shared."""
+    costs = layer_costs(make_profile(cache_bytes=None), nn.Linear(512, 256, bias=False))
+    rows = torch.arange(256.0).view(256, 1).expand(256, 512) ** 4
+    scattered = rows.reshape(-1)[torch.randperm(rows.numel(), generator=torch.Generator().manual_seed(0))]
+    kept = [
+        expected_gain(costs, budget_fraction=0.02, gradients={"weight": g.reshape(256, 512)}).cwmp.kept
+        for g in (rows, scattered)
+    ]
+    assert kept[0] > 1.4 * kept[1]

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from cwmp_costmodels.errors import ScenarioError
-from cwmp_costmodels.gain.distributions import Distribution, distribution_of, fit_generalized_gaussian
+from cwmp_selector.gain.distributions import Distribution, distribution_of, fit_generalized_gaussian
 
 KINDS = [
     Distribution("gaussian"),
