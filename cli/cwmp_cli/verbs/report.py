@@ -37,10 +37,10 @@ def report(
     from cwmp_selector.gain.expected import expected_gain
 
     loaded = load_profile(profile)
-    costs = gain = None
+    costs, verdict = None, ""
     if model and model != "none":
         costs = layer_costs(loaded, load_model(model), Scenario(optimizer=optimizer.value, density=density))
         entries = sum(costs.numel(name) for name in costs.names())
-        gain = expected_gain(costs, k=max(density * entries, 1.0))
-    write_atomic(output, report_html(loaded, costs=costs, gain=gain, model=model or ""))
+        verdict = expected_gain(costs, k=max(density * entries, 1.0)).verdict
+    write_atomic(output, report_html(loaded, costs=costs, verdict=verdict, model=model or ""))
     err().print(f"wrote {output}", markup=False)

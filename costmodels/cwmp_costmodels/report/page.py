@@ -19,7 +19,6 @@ from cwmp_profiler.si_prefixes import si
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
-    from cwmp_selector.gain.expected import Gain
 
 WORST = 10
 """Residuals that the page lists."""
@@ -27,13 +26,13 @@ WORST = 10
 Rows = list[tuple[str, ...]]
 
 
-def report_html(profile: Profile, *, costs: LayerCosts | None = None, gain: Gain | None = None, model: str = "") -> str:
+def report_html(profile: Profile, *, costs: LayerCosts | None = None, verdict: str = "", model: str = "") -> str:
     """Return the page.
 
     Args:
         profile: Any profile; sections that it has nothing for are left out or say so.
         costs: Costs of a model by this profile; None leaves that section out.
-        gain: What CWMP gains over Top-K at these costs; None leaves the verdict out.
+        verdict: Whether CWMP pays at these costs, one sentence; empty leaves it out.
         model: Name of that model.
 
     Raises:
@@ -51,7 +50,7 @@ def report_html(profile: Profile, *, costs: LayerCosts | None = None, gain: Gain
         description=profile.description,
         fit_verdict=_fit_verdict(profile),
         warnings=block.warnings if block is not None else (),
-        gain=gain.verdict if gain is not None else "",
+        gain=verdict,
         model=model,
         costs=_costs(costs) if costs is not None else None,
         corrections=_corrections(profile),
