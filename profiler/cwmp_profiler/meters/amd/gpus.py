@@ -169,7 +169,7 @@ def _visible(library: Any, handles: Sequence[Any], environ: Mapping[str, str]) -
             raise MeterUnavailableError(f"{variable}={asked!r} names a GPU twice", "name each GPU once")
         if len(handles) > 1:
             notes.append(
-                f"{variable}={asked}: HIP and AMD SMI may number GPUs differently; compare with 'amd-smi list'"
+                f"{variable}={asked!r}: HIP and AMD SMI may number GPUs differently; compare with 'amd-smi list'"
             )
     return shown, notes
 

@@ -66,7 +66,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
         if gpu is None:
             if chosen:
                 notes.append(
-                    f"CUDA_VISIBLE_DEVICES={asked}: {token!r} names no GPU, so CUDA ignores it and all after it"
+                    f"CUDA_VISIBLE_DEVICES={asked!r}: {token!r} names no GPU, so CUDA ignores it and all after it"
                 )
             break
         if token.startswith("MIG-"):
@@ -76,7 +76,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Selection:
             break
         if gpu in chosen:
             raise MeterUnavailableError(
-                f"CUDA_VISIBLE_DEVICES={asked} names {gpu.uuid} twice, so which GPUs are meant is not defined",
+                f"CUDA_VISIBLE_DEVICES={asked!r} names {gpu.uuid} twice, so which GPUs are meant is not defined",
                 "name each GPU once",
             )
         chosen.append(gpu)
