@@ -123,11 +123,12 @@ def _model_step(spec: str, options: StepOptions, device: str, seed: int) -> Step
 
     from cwmp_costmodels.errors import ModelError
     from cwmp_costmodels.networks.example import model_inputs
+    from cwmp_costmodels.networks.exported_run import runnable
     from cwmp_costmodels.networks.source import load_model
     from cwmp_profiler.operators.training import training_step
 
     torch.manual_seed(seed)
-    model = load_model(spec)
+    model = runnable(Path(spec)) if spec.endswith(".pt2") else load_model(spec)
     inputs = model_inputs(model, spec, batch=options.batch, device=device, seed=seed)
     step = training_step(model.to(device), inputs, optimizer=options.optimizer, density=options.density, seed=seed)
     try:

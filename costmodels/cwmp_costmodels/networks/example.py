@@ -34,6 +34,8 @@ def model_inputs(model: nn.Module, spec: str, *, batch: int, device: str = "cpu"
     if callable(own):
         try:
             made = own(batch)
+        except ModelError:
+            raise
         except Exception as error:  # the user's own code runs here and may raise anything; --debug shows where
             raise ModelError(f"{spec}: example_inputs({batch}) failed ({type(error).__name__}: {error})") from error
         inputs = tuple(made) if isinstance(made, tuple | list) else (made,)

@@ -29,7 +29,7 @@ _TYPES_BY_OPERATOR = (
     (re.compile(r"\b(linear|addmm|mm|bmm|matmul|baddbmm)\b"), "linear"),
 )
 # torch._export.serde.schema.ScalarType, which is part of the file format and so frozen.
-_DTYPES = {
+DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
     8: torch.float64, 10: torch.complex64, 11: torch.complex128, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
@@ -56,7 +56,7 @@ def read_exported(path: Path) -> ExportedModule:
     Raises:
         ModelError: If the file is missing, not such an archive, or says something about parameters that is not understood.
     """
-    program = _read_graph(path)
+    program = read_graph(path)
     try:
         graph_module = program["graph_module"]
         graph, specs = graph_module["graph"], graph_module["signature"]["input_specs"]
@@ -77,7 +77,8 @@ def read_exported(path: Path) -> ExportedModule:
     return model
 
 
-def _read_graph(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
+    """Return the JSON of the program in an archive. Raises ModelError if it is none."""
     again = "write it with torch.export.save(torch.export.export(model, inputs), 'FILE.pt2')"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -103,7 +104,7 @@ def _parameter(meta: Mapping[str, Any], *, name: str, path: Path) -> nn.Paramete
                 f"{path}: parameter {name} has a symbolic or bad size {size}; only fixed shapes have costs"
             )
         sizes.append(size["as_int"])
-    dtype = _DTYPES.get(meta["dtype"])
+    dtype = DTYPES.get(meta["dtype"])
     if dtype is None:
         raise ModelError(
             f"{path}: parameter {name} has the scalar type {meta['dtype']} (quantised or unknown), which has no cost model"
