@@ -140,7 +140,7 @@ def plan_of(path: Path | None, device: TorchDevice, stopwatch: Stopwatch) -> Ope
             writer.append(measure_block(name, step, stopwatch, budget_s=0.4))
         for block in family_plan():
             params = {**block.params, "plan": "families"}
-            writer.append(measure_block(block.name, block.build("cpu"), stopwatch, budget_s=0.5, params=params))
+            writer.append(measure_block(block.name, block.build("cpu"), stopwatch, budget_s=0.4, params=params))
     print(f"plan for families: {time.monotonic() - began:.0f} s, kept in {target}")
     return read_operators(target)
 

@@ -29,7 +29,7 @@ JOULES_S = 60.0
 """Seconds for its meter windows."""
 
 OVERHEAD_S = 0.4
-PLANNED_S = 0.6
+PLANNED_S = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ def _show_plan(steps: list[tuple[str, str, Step]], plan: list[PlannedBlock]) -> 
     for name, _, _ in steps:
         console.print(f"{name}: every distinct operator alone, {TIMES_S:.0f} s of processor time")
     if plan:
-        console.print(f"{len(plan)} blocks for families: about {len(plan) * (PLANNED_S + 0.5) / 60:.0f} min")
+        console.print(f"{len(plan)} blocks for families: about {len(plan) * (PLANNED_S + 0.7) / 60:.0f} min")
 
 
 def _row(block: BlockRecord) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _linear(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, A
 def _image(rng: random.Random, most: float) -> tuple[int, int, int, int]:
     """Return batch, two channel counts and an edge whose activations stay below `most` entries."""
     while True:
-        batch, a, b, edge = _log(rng, 1, 64), _log(rng, 3, 256), _log(rng, 4, 256), _log(rng, 4, 64)
+        batch, a, b, edge = _log(rng, 1, 64), _log(rng, 2, 640), _log(rng, 4, 640), _log(rng, 2, 64)
         if batch * max(a, b) * edge * edge <= most:
             return batch, a, b, edge
 
@@ -115,10 +115,10 @@ def _conv(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any
     kernel, stride = rng.choice((1, 1, 3, 3, 3, 5, 7)), rng.choice((1, 1, 1, 2))
     groups = rng.choice((1, 1, 1, 1, 2, 4))
     a, b = max(a // groups, 1) * groups, max(b // groups, 1) * groups
-    while batch * a * b // groups * kernel**2 * edge**2 / stride**2 > 1.5e9:
+    while batch * a * b // groups * kernel**2 * edge**2 / stride**2 > 2.5e9:
         batch = batch // 2 if batch > 1 else 1
         if batch == 1:
-            edge = max(edge // 2, 4)
+            edge = max(edge // 2, 2)
     act = rng.choice((nn.ReLU, nn.Hardswish, nn.LeakyReLU, nn.ELU))
     model = nn.Sequential(
         nn.Conv2d(a, a, 1, groups=a) if rng.random() < 0.2 else nn.Identity(),

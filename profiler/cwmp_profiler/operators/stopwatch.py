@@ -68,7 +68,7 @@ class Samples:
     Attributes:
         seconds: Times.
         processor_s: Processor seconds.
-        reference_s: Times of the reference kernel last before each.
+        reference_s: Times of the reference kernel about each.
         faults: Page faults.
     """
 
@@ -187,7 +187,8 @@ class Stopwatch:
         used = (after - processor) * 1e-9
         samples.seconds.append(used if self._by_processor else (ended - began) * 1e-9)
         samples.processor_s.append(used)
-        samples.reference_s.append(reference)
+        # Long work may have met another state of the machine than the moment before it.
+        samples.reference_s.append((reference + self.reference()) / 2)
 
     def floor(self, repeats: int = 64) -> float:
         """Return the seconds that timing an operator call takes when the operator does nothing worth the name."""
