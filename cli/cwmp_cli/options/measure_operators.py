@@ -63,6 +63,7 @@ def measure_operators(
     scale: float = 1.0,
     seed: int,
     dry_run: bool = False,
+    overwrite: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Time the operators of models, or of the plan for families, and write them to `path`.
@@ -96,7 +97,7 @@ def measure_operators(
     began = time.monotonic()
     header = _header(target, {"models": [name for name, _, _ in steps], "families": len(plan), "seed": seed})
     rows: list[BlockRecord] = []
-    with write_operators(path, header) as writer, _said(len(plan) + len(steps) + 1) as tell:
+    with write_operators(path, header, overwrite=overwrite) as writer, _said(len(plan) + len(steps) + 1) as tell:
         tell("what calls cost")
         for name, step in overhead_steps(device):
             writer.append(measure_block(name, step, stopwatch, budget_s=OVERHEAD_S, seed=seed))

@@ -12,11 +12,14 @@ import typer
 from cwmp_cli.options.console import DeviceName, SysfsRoot, TdpW, err, si
 
 if TYPE_CHECKING:
+    from cwmp_cli.options.targets import Target
     from cwmp_costmodels.costs.layers import LayerCosts
     from cwmp_costmodels.profile.schema import Profile
     from cwmp_selector.gain.expected import Gain
 
 MODEL = "resnet18"
+STEP_MODEL, STEP_BATCH = "cnn", 32
+"""Whose training step is priced by its operators and held against the whole step."""
 
 
 def demo(
@@ -55,26 +58,29 @@ def demo(
     except OSError as error:
         raise SessionError(f"cannot make {output}: {error.strerror}; choose another folder with -o") from None
     measurements, fitted, plot = output / "measurements.jsonl", output / "profile.json", output / "fit.png"
+    operators = output / "operators.jsonl"
     _step(1, "measure this machine")
     with open_targets(device.value, meter=meter, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
         session = plan_session(targets[0], preset="quick", repeats=None, seed=seed)
         show_plan(session)
         found = run_session(session, measurements, overwrite=True)
+        real = _measure_step(targets[0], operators, seed)
     show_result(found)
     _step(2, "fit the cost coefficients")
-    profile = fit_sessions([found], name="demo", seed=seed)
+    profile = _with_operators(fit_sessions([found], name="demo", seed=seed), operators if real else None, seed)
     save_profile(profile, fitted)
     print_profile(out(), profile)
     plot_fit(profile, plot)
     _step(3, f"what updating a {MODEL} costs here")
     costs, gain = _priced(profile)
     show_costs(costs, gain, MODEL)
-    written = [measurements, fitted, plot]
+    written = [measurements, *([operators] if real else []), fitted, plot]
     learned = [
         f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} on {profile.device.model} ({profile.provenance})",
         f"there, {gain.verdict}",
+        *([_prediction(profile)] if real else []),
     ]
-    if found.header.device_info().kind != "simulated":
+    if real:
         _step(4, "the same chain on a simulated board, whose truth is known")
         worst, board, made = _simulated(output, seed)
         written += made
@@ -131,3 +137,41 @@ def _simulated(output: Path, seed: int) -> tuple[float, Profile, list[Path]]:
 
 def _step(number: int, what: str) -> None:
     err().print(f"\n[bold]{number}. {what}[/bold]")
+
+
+def _measure_step(target: Target, path: Path, seed: int) -> bool:
+    """Time the operators of the demo's step where torch runs them; return whether it does."""
+    if target.device.info.kind == "simulated":
+        return False
+    from cwmp_cli.options.measure_operators import StepOptions, measure_operators
+
+    step = StepOptions(model=(STEP_MODEL,), optimizer="sgd", batch=STEP_BATCH, density=1.0)
+    measure_operators(target, step, path, families=False, seed=seed, overwrite=True)
+    return True
+
+
+def _with_operators(profile: Profile, path: Path | None, seed: int) -> Profile:
+    if path is None:
+        return profile
+    from cwmp_costmodels.operators.measured import fit_operators
+    from cwmp_profiler.operators.records import read_operators
+
+    return profile.model_copy(update={"operators": fit_operators([read_operators(path)], profile, seed=seed)})
+
+
+def _prediction(profile: Profile) -> str:
+    """Say what the profile predicts of a step that it never saw as a whole, and what the step took."""
+    from cwmp_cli.verbs.costs import step_cost
+    from cwmp_costmodels.errors import ProfileError
+    from cwmp_costmodels.networks.source import load_model
+
+    if profile.operators is None:
+        raise ProfileError(
+            f"profile {profile.name} holds no operators; measure them with 'cwmp-profile measure --model SPEC'"
+        )
+    cost = step_cost(profile, load_model(STEP_MODEL), STEP_MODEL, optimizer="sgd", batch=STEP_BATCH)
+    (model,) = profile.operators.models.values()
+    return (
+        f"a training step of {STEP_MODEL} is predicted to take {si(cost.seconds, 's')} from its operators, and took {si(model.step_s, 's')} "
+        f"({cost.seconds / model.step_s - 1:+.0%})"
+    )
