@@ -24,7 +24,7 @@ def _session(provenance: Provenance, *, threads: int = 1) -> Session:
 
 
 def _energy() -> Energy:
-    rail = RailEnergy(name="cpu", energy_j=20.0, first=10.0, last=10.0, wraps=0, samples=3)
+    rail = RailEnergy(name="cpu", energy_j=20.0, first=10.0, last=10.0, wraps=0, samples=3, moved=True)
     return Energy(
         t_start_s=0.0,
         duration_s=2.0,
