@@ -157,6 +157,11 @@ class Ledger:
             SelectionError: If it has the wrong shape, or is not positive and finite.
         """
         if not (isinstance(cost, torch.Tensor) and cost.dim() > 0):
+            if not isinstance(cost, int | float | torch.Tensor | np.number):
+                what = type(cost).__name__
+                raise SelectionError(
+                    f"cost of {layer.name!r} is {what}: give a number or a tensor of the gradient's shape"
+                )
             joules = float(cost)
             if not (math.isfinite(joules) and joules > 0):
                 raise SelectionError(

@@ -71,10 +71,10 @@ class Selector:
         if len(given) > 1:
             raise SelectionError(f"got {' and '.join(given)}: give one of budget_j, budget_fraction and k")
         _check_budget(budget_j)
-        if budget_fraction is not None and not 0 <= budget_fraction <= 1:
+        if budget_fraction is not None and not (isinstance(budget_fraction, int | float) and 0 <= budget_fraction <= 1):
             raise SelectionError(f"budget_fraction is {budget_fraction}: give a number in [0, 1]")
-        if k is not None and (k != int(k) or k < 0):
-            raise SelectionError(f"k is {k}: give a number of entries >= 0")
+        if k is not None and not (isinstance(k, int | float) and 0 <= k < math.inf and k == int(k)):
+            raise SelectionError(f"k is {k!r}: give a number of entries >= 0")
         if engine not in ENGINES:
             raise SelectionError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
         self.costs, self.rule, self.values, self.engine = costs, rule, values, engine
@@ -103,8 +103,11 @@ class Selector:
         if isinstance(gradients, CorrectedGradients) and gradients.committed:
             raise SelectionError("these corrected gradients were sent already: call feedback.add(gradients) anew")
         _check_budget(budget_j)
-        if lambda_ is not None and not lambda_ >= 0:
-            raise SelectionError(f"lambda_ is {lambda_}: give a value per joule >= 0")
+        if lambda_ is not None and not (isinstance(lambda_, int | float) and lambda_ >= 0):
+            raise SelectionError(f"lambda_ is {lambda_!r}: give a value per joule >= 0")
+        if not isinstance(gradients, Mapping):
+            what = type(gradients).__name__
+            raise SelectionError(f"gradients are {what}: give a mapping from parameter name to gradient")
         layers = flatten(gradients)
         with torch.no_grad():
             update = self._select(layers, budget_j, lambda_)
@@ -207,6 +210,10 @@ class Selector:
         if self.k is not None:
             return float(self.k)
         if self.budget_fraction is not None:
+            if not math.isfinite(dense_j):
+                raise SelectionError(
+                    "the joules of all entries are more than a float holds: give costs in larger units"
+                )
             return self.budget_fraction * dense_j
         if self.budget_j is not None:
             return self.budget_j
@@ -245,9 +252,12 @@ class Selector:
             return 0.0
         if self.rule not in ("cwmp", "cwmp-l1") or counted or floor:
             return None
-        power = rules.power_of(self.rule)
         left = max(budget - choice.prefix_cost, 0.0) if choice.break_score else 0.0
-        return max(left * choice.break_score**power - choice.filler_power, 0.0) * factor**power
+        # Factor by factor, so that nothing overflows which the product does not.
+        missed = left * choice.break_score
+        once = rules.power_of(self.rule) == 1
+        missed = max((missed if once else missed * choice.break_score) - choice.filler_power, 0.0)
+        return missed and missed * factor * (1.0 if once else factor)
 
     def _update(
         self,
@@ -281,8 +291,8 @@ def _everything(layers: list[Layer]) -> list[torch.Tensor]:
 
 
 def _check_budget(budget_j: float | None) -> None:
-    if budget_j is not None and not (budget_j >= 0 and math.isfinite(budget_j)):
-        raise SelectionError(f"budget_j is {budget_j}: give joules >= 0")
+    if budget_j is not None and not (isinstance(budget_j, int | float) and budget_j >= 0 and math.isfinite(budget_j)):
+        raise SelectionError(f"budget_j is {budget_j!r}: give joules >= 0, a plain number")
 
 
 def _energy(costs: list[Cost], positions: list[torch.Tensor]) -> float:

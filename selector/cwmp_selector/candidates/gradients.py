@@ -57,7 +57,7 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
         if gradient.dtype not in BITS_DTYPE:
             raise SelectionError(f"gradient of {name!r} is {gradient.dtype}: use float16, bfloat16, float32 or float64")
         _refuse_foreign(name, gradient)
-        dense = gradient.detach()
+        dense = gradient.detach().resolve_neg()
         if dense.layout != torch.strided:
             dense = dense.to_dense()
         layers.append(Layer(name, tuple(dense.shape), dense.contiguous().view(-1), dtypes.get(name, dense.dtype)))

@@ -53,19 +53,21 @@ def select_by_entry(
         NonFiniteError: If a key is NaN or infinite.
     """
     low = _low(keys, weights, costs, budget)
+    # Sums of floats depend on their order: what may be above the budget by a rounding is tried, and exactly added up in the end.
+    most = budget * (1 + 1e-12)
     for attempt in range(6):
         low = max(low if attempt < 5 else 0.0, floor)
         pool = _collect(keys, weights, costs, low, math.inf, math.inf)
         order = candidates.falling(pool.score)
         spent = np.cumsum(pool.cost[order])
-        length = int(np.searchsorted(spent, budget, side="right"))
+        length = int(np.searchsorted(spent, most, side="right"))
         if length < order.size or low <= floor:
             break
         low *= 0.5
     taken = [order[:length]]
     prefix = float(spent[length - 1]) if length else 0.0
     break_score = float(pool.score[order[length]]) if length < order.size else 0.0
-    left = budget - prefix
+    left = most - prefix
     cheapest = min(
         (float(torch.as_tensor(c).min()) for c, k in zip(costs, keys, strict=True) if k.numel()), default=math.inf
     )

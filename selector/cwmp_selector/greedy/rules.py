@@ -55,6 +55,8 @@ def power_of(rule: str) -> int:
 
 def value_per_joule(rule: str, score: float, factor: float) -> float:
     """Return lambda, in value per joule, for a score: g^2/J, or |g|/J for "cwmp-l1"; NaN for rules that rank otherwise."""
+    if not score:
+        return 0.0 if weighs(rule) else math.nan
     if rule == "cwmp":
         root = score * factor
         return root * root
