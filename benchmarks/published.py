@@ -9,6 +9,7 @@ ship (device_profiles/) and docs/published.md. Ends with status 1 if a wanted li
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ MAPS = HERE / "published_maps"
 SHIPPED = HERE.parent / "device_profiles"
 
 ROOFLINES = {
-    "alex_a100_40": ("a100-roofline", "NVIDIA A100-SXM4-40GB", "HBM2"),
+    "alex_a100_40": ("a100-roofline", "NVIDIA A100, 40 GB", "HBM2"),
     "alex_a40": ("a40-roofline", "NVIDIA A40", ""),
     "genoa_l40": ("l40-roofline", "NVIDIA L40", ""),
 }
@@ -220,7 +221,9 @@ def boards(run: Run) -> Iterator[Line]:
         operation = _mac(run, table, macs, path.name, name)
         text = ", ".join(f"{key[4:]} {si(one.value, 'J')}" for key, one in runs.items())
         mac = "not identified" if operation is None else value(operation)
-        yield Line(f"{path.name}: an inference", f"{text}; a multiply-add: {mac}", "medians of the results", None)
+        yield Line(
+            f"{path.name}: an inference", f"{text}; an operation of a multiply-add: {mac}", *_medians(path, runs)
+        )
         remark = "one operation of an integer multiply-add: from a fit of call + operations over the benchmarks, not beside the runs"
         if operation is not None:
             profile = profile.model_copy(
@@ -237,6 +240,17 @@ def boards(run: Run) -> Iterator[Line]:
                 "Whole inferences of the MLPerf Tiny networks; memory traffic is not known, so costs of updates cannot be told.",
             )
         )
+
+
+def _medians(path: Path, runs: dict[str, Coefficient]) -> tuple[str, bool]:
+    """Return how far the joules of an inference are from the medians that the results state, at most, and whether that is little."""
+    worst = 0.0
+    for file in sorted(path.rglob("energy/results.txt")):
+        found = re.search(r"Median energy cost is\s+([\d.]+) uJ/inf", file.read_text())
+        name = "run_" + re.sub(r"[^a-z0-9]+", "-", file.parent.parent.name.lower())
+        if found is not None and name in runs:
+            worst = max(worst, abs(runs[name].value / (1e-6 * float(found.group(1))) - 1))
+    return f"the published medians, to {worst:.2%}", worst < 0.01
 
 
 def _mac(run: Run, table: object, macs: Mapping, model: str, name: str) -> Coefficient | None:
@@ -452,16 +466,16 @@ def _limits(profile: Profile, limits: str, *, residuals: bool = True) -> Profile
     return profile.model_copy(update={"description": f"{profile.description} {limits}", "fit": block})
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Run], Iterator[Line]]]] = {
-    "Rooflines of GPUs": ("gpu-benches-roofline", rooflines),
-    "Layers on processors": ("willowec-layer-rapl", layers),
-    "Inferences on microcontroller boards": ("mlperf-tiny", boards),
-    "Update periods of power sensors, from nvidia-smi logs": ("gpu-power-benchmark-yang", update_periods),
-    "Traces of the energy monitor, added up": ("mlperf-tiny", integration),
-    "Two meters over the same loads": ("power9-occ", calibrations),
-    "DRAM power over cache misses (RAPL)": ("kepler-model-db", dram),
-    "Kernels, beside AccelWattch": ("accelwattch", kernels),
-    "Networks of energaizer": ("energaizer", networks),
+SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Run], Iterator[Line]]]] = {
+    "Rooflines of GPUs": (("gpu-benches-roofline",), rooflines),
+    "Layers on processors": (("willowec-layer-rapl",), layers),
+    "Inferences on microcontroller boards": (("mlperf-tiny/v0.7", "mlperf-tiny/v1.0"), boards),
+    "Update periods of power sensors, from nvidia-smi logs": (("gpu-power-benchmark-yang",), update_periods),
+    "Traces of the energy monitor, added up": (("mlperf-tiny/v1.0",), integration),
+    "Two meters over the same loads": (("power9-occ", "gpu-power-benchmark-yang"), calibrations),
+    "DRAM power over cache misses (RAPL)": (("kepler-model-db",), dram),
+    "Kernels, beside AccelWattch": (("accelwattch",), kernels),
+    "Networks of energaizer": (("energaizer",), networks),
 }
 
 INTRO = """# Readings of others
@@ -483,19 +497,20 @@ def main() -> int:
     pages, missed = [INTRO], 0
     with tempfile.TemporaryDirectory() as work:
         run = Run(options.data, Path(work), [])
-        for title, (folder, section) in SECTIONS.items():
-            if not (options.data / folder).exists():
-                print(f"{title}: {options.data / folder} is missing; run without --data to see where to get it\n")
+        for title, (folders, section) in SECTIONS.items():
+            missing = [str(options.data / folder) for folder in folders if not (options.data / folder).exists()]
+            if missing:
+                print(f"{title}: {', '.join(missing)} is missing; run without --data to see where to get it\n")
+            if len(missing) == len(folders):
                 continue
             lines = list(section(run))
             missed += sum(line.good is False for line in lines)
-            source = next(one for key, one in SOURCES.items() if key.startswith(folder))
-            table = [
-                f"## {title}",
-                "",
-                f"From [{source.repository}](https://github.com/{source.repository}), commit {source.commit}, {source.licence}.",
-                "",
-            ]
+            origins = [SOURCES[folder] for folder in folders]
+            told = "; ".join(
+                f"[{one.repository}](https://github.com/{one.repository}), commit {one.commit}, {one.licence}"
+                for one in origins
+            )
+            table = [f"## {title}", "", f"From {told}.", ""]
             table += ["| | this program | published, or a peer | |", "|---|---|---|---|"]
             marks = {True: "as wanted", False: "**MISSED**", None: ""}
             table += [f"| {line.what} | {line.ours} | {line.theirs} | {marks[line.good]} |" for line in lines]

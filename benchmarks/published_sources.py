@@ -42,9 +42,7 @@ SOURCES = {
             "layers on a two-socket Xeon",
         ),
         Source("mlperf-tiny/v0.7", "mlcommons/tiny_results_v0.7", "64623f41", "Apache-2.0", "boards, energy results"),
-        Source(
-            "mlperf-tiny/v1.0", "mlcommons/tiny_results_v1.0", "see SOURCE.txt", "Apache-2.0", "boards, energy traces"
-        ),
+        Source("mlperf-tiny/v1.0", "mlcommons/tiny_results_v1.0", "c7761cf8", "Apache-2.0", "boards, energy traces"),
         Source(
             "gpu-power-benchmark-yang",
             "JimZeyuYang/GPU_Power_Benchmark",

@@ -36,6 +36,6 @@ def test_a_roofline_of_known_physics_is_fitted_and_missing_sets_are_named(tmp_pa
     (folder / "points.csv").write_text("\n".join(lines))
     found = run("--data", str(tmp_path))
     assert found.returncode == 0, found.stderr
-    assert "NVIDIA A100-SXM4-40GB, 40 of 40 rows" in found.stdout
+    assert "NVIDIA A100, 40 GB, 40 of 40 rows" in found.stdout
     assert "power9-occ is missing" in found.stdout
     assert "0 wanted lines missed" in found.stdout

@@ -13,6 +13,9 @@ from cwmp_profiler.provenance import Provenance
 NOISY = 0.05
 """Relative spread of repeats from which a machine is called noisy."""
 
+_CURES = ("fix ", "measure ", "add windows", "close ", "let ", "take a meter", "something else runs")
+"""How clauses begin that ask for another measurement."""
+
 LARGE_VIF = 100.0
 """Variance inflation from which a coefficient is said to hang on others (standard errors ten times larger)."""
 
@@ -34,7 +37,16 @@ def complete(profile: Profile, found: Gathered, static: Sequence[str], condition
         *_inflated(conditions),
         *_implausible(profile),
     ]
+    if profile.provenance == Provenance.PUBLISHED:
+        warnings = [_without_cure(warning) for warning in warnings]
     return profile.model_copy(update={"fit": block.model_copy(update={"warnings": warnings})})
+
+
+def _without_cure(warning: str) -> str:
+    """Return a warning up to where it asks for another measurement: nobody here can repeat what others measured."""
+    clauses = warning.split("; ")
+    ends = (index for index, clause in enumerate(clauses) if index and clause.startswith(_CURES))
+    return "; ".join(clauses[: next(ends, len(clauses))])
 
 
 def _estimated(profile: Profile) -> list[str]:
