@@ -37,5 +37,5 @@ def test_a_roofline_of_known_physics_is_fitted_and_missing_sets_are_named(tmp_pa
     found = run("--data", str(tmp_path))
     assert found.returncode == 0, found.stderr
     assert "NVIDIA A100, 40 GB, 40 of 40 rows" in found.stdout
-    assert "power9-occ is missing" in found.stdout
+    assert "kepler-model-db is missing" in found.stdout
     assert "0 wanted lines missed" in found.stdout
