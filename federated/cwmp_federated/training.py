@@ -27,6 +27,7 @@ from cwmp_federated.records.checkpoint import HISTORY, LEDGER, PARTITION, Checkp
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger
 from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.joules import JouleCheck
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
@@ -118,7 +119,7 @@ class Server:
         examples = {client: len(part) for client, part in enumerate(setup.parts)}
         self.strategy = CwmpStrategy(
             inner,
-            Gate(self._shapes, buffers, limits or Limits(), examples=examples),
+            Gate(self._shapes, buffers, limits or Limits(), examples=examples, check_joules=JouleCheck(setup)),
             seed=setup.config.seed,
             first_round=max(self._done, 0) + 1,
             ledger=self.result.ledger,

@@ -1,6 +1,7 @@
 """Bounds that hold in small fleets: norms, ids, replay, joules and residuals."""
 
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -27,8 +28,10 @@ BAD = 1
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(caplog):
     torch.set_num_threads(1)
+    # A whole run in this process keeps Flower quiet; here its log is what is looked at.
+    caplog.set_level(logging.WARNING, "flwr")
 
 
 def resend(reply, update):
@@ -299,3 +302,44 @@ def test_a_round_that_all_fail_for_one_reason_ends_a_run_on_any_grid():
         FederatedError, match="round 1: no client took part; the first one refused: the reply holds no encoded"
     ):
         server.run(grid)
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"memory": 1e6}, "memory = 1e.06 J; at most"),
+        ({"compute": 50.0}, "compute = 50 J; at most"),
+        ({"uplink": 0.0}, "uplink = 0 J; .* J follow from the reply"),
+        ({"downlink": 1.0}, "downlink = 1 J; .* J follow from the reply"),
+        ({"fixed": 1e3}, "fixed = 1000 J; at most"),
+        ({"update": 0.0}, "update = 0 J, of which uplink"),
+        ({"update": 1e3}, "update = 1000 J; at most"),
+        ({"steps": 10**6}, "says steps = 1e.06, client 1 has"),
+        ({"images": 0}, "says images = 0, client 1 has"),
+    ],
+    ids=str,
+)
+def test_joules_follow_from_what_was_sent(lie, reason):
+    import re
+
+    config = BASE.with_changes(radio="wifi", rounds=1)
+    result = run_with(lambda reply, _n: say(reply, **lie), config)
+    assert re.search(reason, reasons(result)[0][FIRST_NODE_ID + BAD]), reasons(result)
+    assert [entry.client for entry in result.ledger.entries] == [0]
+
+
+def test_a_profile_that_the_server_does_not_have_is_taken_at_its_word_with_a_warning(caplog):
+    def rename(reply, _round):
+        reply.content[wire.DEVICE]["profile"] = "made-at-home"
+
+    result = run_with(rename, BASE.with_changes(rounds=2))
+    assert reasons(result) == [{}, {}]
+    assert caplog.text.count("are its own word: the server does not have profile 'made-at-home'") == 1
+
+
+def test_an_estimate_is_not_called_measured():
+    def boast(reply, _round):
+        reply.content[wire.DEVICE]["provenance"] = "measured"
+
+    found = reasons(run_with(boast, BASE.with_changes(rounds=1)))
+    assert "the energy report is measured, by profile simulated-board it is simulated" in found[0][FIRST_NODE_ID + BAD]

@@ -1,5 +1,6 @@
 """Flower apps as their users write them, with the mod and the strategy put around: plain Flower is the oracle, and errors name the cure."""
 
+import logging
 from collections import OrderedDict
 
 import pytest
@@ -36,8 +37,10 @@ SPARSE = BASE.with_changes(rule="cwmp", budget="10%", value_bits=16)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread(caplog):
     torch.set_num_threads(1)
+    # A whole run in this process keeps Flower quiet; here its log is what is looked at.
+    caplog.set_level(logging.WARNING, "flwr")
 
 
 def full_state(model):
