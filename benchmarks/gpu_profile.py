@@ -72,10 +72,10 @@ def observe_meter() -> dict[str, Any]:
     """Print what the sensors are like and how counter and power disagree; return it."""
     import torch
 
+    from cwmp_profiler.joules.counter_and_power import compare_counter_and_power
     from cwmp_profiler.joules.probe import cuda_load, probe_meter
     from cwmp_profiler.meters.base import MeterContext
     from cwmp_profiler.meters.nvidia.nvml import Factory
-    from cwmp_profiler.meters.nvidia.window import compare_counter_and_power
 
     context = MeterContext(options={"nvml": {"power": "also"}})
     with Factory().open_for(context, "cuda") as meter:

@@ -13,7 +13,7 @@ import click
 import typer
 
 from cwmp_cli.options.console import err, print_json
-from cwmp_cli.verbs.measure import kept, progress_bar, result, show_header, show_result
+from cwmp_cli.options.session import kept, progress_bar, result, show_header, show_result
 
 if TYPE_CHECKING:
     from cwmp_profiler.remote.board import Desk

@@ -94,13 +94,13 @@ def _simulated(truth: str | None, seed: int) -> Target:
 def _resolve(name: str, context: MeterContext) -> str:
     """Return what `auto` means here; refuse a board that this machine is not."""
     if name in {"jetson", "rpi5"}:
-        from cwmp_profiler.boards import require_board
+        from cwmp_profiler.meters.boards import require_board
 
         require_board(context, name)
         return name
     if name != "auto":
         return name
-    from cwmp_profiler.boards import detect_board
+    from cwmp_profiler.meters.boards import detect_board
 
     board = detect_board(context)
     if board is not None:

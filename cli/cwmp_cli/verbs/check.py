@@ -51,13 +51,6 @@ def check(
     return int(verdict.trust is Trust.BAD)
 
 
-def verdict_of(found: Measurements) -> str:
-    """Return the verdict on a session in one line, for the end of `measure`."""
-    from cwmp_profiler.check.verdict import check_session
-
-    return check_session(found).line
-
-
 def report(found: Measurements, verdict: Verdict) -> dict[str, Any]:
     """Return what `--json` prints."""
     return {

@@ -40,10 +40,10 @@ def demo(
     [bold]Example:[/bold] cwmp-profile demo -o demo-results
     """
     from cwmp_cli.options.console import out
+    from cwmp_cli.options.session import plan_session, run_session, show_plan, show_result
     from cwmp_cli.options.targets import open_targets
     from cwmp_cli.tables.profile import print_profile
     from cwmp_cli.verbs.costs import show_costs
-    from cwmp_cli.verbs.measure import plan_session, run_session, show_plan, show_result
     from cwmp_costmodels.fit.sessions import fit_sessions
     from cwmp_costmodels.profile.files import save_profile
     from cwmp_costmodels.report.plots import plot_fit
@@ -112,8 +112,8 @@ def _priced(profile: Profile) -> tuple[LayerCosts, Gain]:
 
 def _simulated(output: Path, seed: int) -> tuple[float, Profile, list[Path]]:
     """Measure and fit the simulated board; return the worst relative error of an identified coefficient, the profile, and the files."""
+    from cwmp_cli.options.session import plan_session, run_session, show_result
     from cwmp_cli.options.targets import open_targets
-    from cwmp_cli.verbs.measure import plan_session, run_session, show_result
     from cwmp_costmodels.fit.sessions import fit_sessions
     from cwmp_costmodels.profile.files import load_profile, save_profile
     from cwmp_costmodels.simulation.truth import DEFAULT_TRUTH

@@ -43,8 +43,8 @@ def validate(
     [bold]Example:[/bold] cwmp-profile validate this-pc.json --plot calibration.png
     """
     import cwmp
+    from cwmp_cli.options.session import run_session, show_plan
     from cwmp_cli.options.targets import open_targets
-    from cwmp_cli.verbs.measure import run_session, show_plan
     from cwmp_costmodels.errors import ProfileError
     from cwmp_costmodels.profile.files import load_profile, refined_target, save_profile
     from cwmp_costmodels.validation.predictions import check_same_device

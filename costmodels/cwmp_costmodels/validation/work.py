@@ -16,9 +16,9 @@ from cwmp_costmodels.networks.inspect import inspect_model
 from cwmp_costmodels.validation.models import MODELS
 from cwmp_profiler.counts import STATE_TENSORS, Counts, add
 from cwmp_profiler.device_info import DeviceInfo
+from cwmp_profiler.operators.op_counter import OpCounter
 from cwmp_profiler.workloads import WORKLOADS
 from cwmp_profiler.workloads.base import Point, Step, Workload
-from cwmp_profiler.workloads.op_counter import OpCounter
 from cwmp_profiler.workloads.operands import Operands
 from cwmp_profiler.workloads.update import DENSE_STEPS, SPARSE_STEPS
 

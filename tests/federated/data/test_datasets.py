@@ -22,7 +22,7 @@ from cwmp_federated.errors import DataError
 
 def idx_gz(array):
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(header + array.tobytes())
+    return gzip.compress(header + array.tobytes(), mtime=0)
 
 
 def fashion_folder(folder, train=30, test=10):
@@ -108,11 +108,14 @@ def test_missing_files_name_the_package_that_has_them(tmp_path):
     ("content", "message"),
     [
         (b"not gzip", "cannot read"),
-        (gzip.compress(b"\0\0\x09\x01\0\0\0\0"), "not an IDX file"),
-        (gzip.compress(b""), "not an IDX file"),
-        (gzip.compress(b"\0\0\x08\x03\0\0"), "header promises"),
-        (gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5) + b"1234"), "12 bytes where its header promises 13"),
-        (gzip.compress(b"\0\0\x08\x04" + struct.pack(">4I", *[2**32 - 1] * 4)), "header promises"),
+        (gzip.compress(b"\0\0\x09\x01\0\0\0\0", mtime=0), "not an IDX file"),
+        (gzip.compress(b"", mtime=0), "not an IDX file"),
+        (gzip.compress(b"\0\0\x08\x03\0\0", mtime=0), "header promises"),
+        (
+            gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5) + b"1234", mtime=0),
+            "12 bytes where its header promises 13",
+        ),
+        (gzip.compress(b"\0\0\x08\x04" + struct.pack(">4I", *[2**32 - 1] * 4), mtime=0), "header promises"),
         (idx_gz(np.zeros((3, 2), np.uint8))[:-9], "cannot read"),
     ],
 )

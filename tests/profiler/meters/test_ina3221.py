@@ -5,12 +5,12 @@ import shutil
 import pytest
 from board_trees import BOARDS, Chip, lay_board, lay_chip, set_channel
 
-from cwmp_profiler.boards import detect_board, require_board
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.device_info import DeviceInfo, Level
 from cwmp_profiler.errors import DeviceError, MeterError
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_rails
+from cwmp_profiler.meters.boards import detect_board, require_board
 from cwmp_profiler.meters.jetson.ina3221 import Factory
 from cwmp_profiler.meters.jetson.rails import BOARDS as TABLE
 from cwmp_profiler.meters.jetson.rails import INPUTS

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rpi5_command import PRINTED, SUM_W, FakeMailbox, lay_command
 
-from cwmp_profiler.boards import detect_board
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError, root_rails
+from cwmp_profiler.meters.boards import detect_board
 from cwmp_profiler.meters.raspberry.rpi5 import Factory, parse_pmic
 from cwmp_profiler.meters.registry import open_meter as open_registered
 

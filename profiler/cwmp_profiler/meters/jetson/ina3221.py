@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cwmp_profiler.boards import Board, detect_board
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.meters.boards import Board, detect_board
 from cwmp_profiler.meters.jetson.rails import RailMeaning, meanings, unknown
 from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.sysfs import (

@@ -99,7 +99,7 @@ BOARDS: Final[Mapping[str, Mapping[str, RailMeaning]]] = {
         "VIN_SYS_5V0": RailMeaning("other", "5 V supply: I/O and the rest", ("VIN",)),
     },
 }
-"""Per board key (see `cwmp_profiler.boards`) its rails by label."""
+"""Per board key (see `cwmp_profiler.meters.boards`) its rails by label."""
 
 INPUTS: Final = ("VIN", "VDD_MUX", "VDD_IN", "POM_5V_IN")
 """Labels that are an input of everything else on any board, widest first."""

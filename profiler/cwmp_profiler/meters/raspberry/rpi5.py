@@ -16,10 +16,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cwmp_profiler.boards import detect_board
 from cwmp_profiler.clock import Clock
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
+from cwmp_profiler.meters.boards import detect_board
 from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.raspberry.firmware import Firmware, open_firmware
 

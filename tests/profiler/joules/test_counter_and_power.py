@@ -5,10 +5,10 @@ from nvml_stub import COMPILER, INSTANT, LOST, NOT_SUPPORTED, SCOPE_GPU, StubNvm
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.joules.counter_and_power import compare_counter_and_power
 from cwmp_profiler.meters.base import MeterContext
 from cwmp_profiler.meters.nvidia.environment import meter_environment
 from cwmp_profiler.meters.nvidia.nvml import Factory
-from cwmp_profiler.meters.nvidia.window import compare_counter_and_power
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the stub libnvidia-ml.so.1")
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cwmp_profiler.counts import dense_update
 from cwmp_profiler.device_info import DeviceInfo, Level
-from cwmp_profiler.workloads.op_counter import OpCounter
+from cwmp_profiler.operators.op_counter import OpCounter
 from cwmp_profiler.workloads.update import DENSE_STEPS, SPARSE_STEPS
 
 ALL_DRAM = DeviceInfo(kind="cpu", model="t", levels=(Level(name="dram", capacity_bytes=None),))
