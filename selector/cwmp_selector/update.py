@@ -113,7 +113,12 @@ class SparseUpdate:
                     f"{name!r} is {tensors[name].dtype} in the target: apply the update to float tensors"
                 )
         for name in touched:
-            add_at(tensors[name], self.indices[name], self.values[name], scale)
+            tensor, index, values = tensors[name], self.indices[name], self.values[name]
+            if index.numel() == tensor.numel() and tensor.dtype == values.dtype and tensor.dtype.itemsize > 2:
+                # Everything is kept: no positions are needed, and a dense addition is what such a tensor is charged.
+                tensor.add_((values if scale == 1.0 else values * scale).to(tensor.device).view(tensor.shape))
+            else:
+                add_at(tensor, index, values, scale)
 
     def quantized(self, value_format: str) -> SparseUpdate:
         """Return the update with its values in another format ("float32", "float16", "bfloat16", "int8", "float64").
