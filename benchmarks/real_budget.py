@@ -165,7 +165,9 @@ def price_tensor(
         values = operands.take("values", index.numel())
         for _ in range(2):
 
-            def bought(index: torch.Tensor = index, values: torch.Tensor = values) -> None:
+            def bought(
+                index: torch.Tensor = index, values: torch.Tensor = values, tensors: list[torch.Tensor] = tensors
+            ) -> None:
                 step_at(RULES[optimizer], tensors[0], index, values, tensors[1:], step=9)
 
             times = [timed(sweep, bought, warm) for _ in range(2 * repeats)]
