@@ -2,7 +2,7 @@
 
     python benchmarks/selection.py            # 11.2e6 entries in 62 cost classes, 1% and 10% budgets
     python benchmarks/selection.py --scaling  # 1e6 to 1e9 entries in one tensor, time per entry and extra memory
-    python benchmarks/selection.py --density  # costs that depend on density: curves of joules, as profiles give them
+    python benchmarks/selection.py --tiers    # 1%: joules by line, by entry tensors, of profiles; many small tensors
     python benchmarks/selection.py --device cuda
 
 The cases take turns, round after round, so that a busy machine slows all of them; a ratio is the median over the rounds of
@@ -21,9 +21,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from typing_extensions import Self
 
+from cwmp_selector.costs import Costs
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
@@ -195,42 +197,59 @@ def scaled(size: int) -> str:
     return f"| {size:.0e} | {update.density:.2%} | {1e3 * took:.1f} | {took / copied:.1f} | {1e9 * took / size:.2f} | {share:.1%} |"
 
 
-def density(rounds: int) -> None:
-    """Print what curves of joules cost beside costs per entry, on ResNet-18 with its real layer costs."""
+def tiers(rounds: int) -> None:
+    """Print what lines, costs of every entry, profiles and many small tensors cost, at 1% of the dense joules."""
     from cwmp_costmodels.costs.layers import layer_costs
     from cwmp_costmodels.costs.scenario import Scenario
     from cwmp_costmodels.networks.builtin import resnet18
     from cwmp_costmodels.profile.files import load_profile
 
-    model = resnet18(10)
-    torch.manual_seed(0)
-    g = {name: heavy_tailed(tuple(p.shape)) for name, p in model.named_parameters()}
+    g, costs = gradients("cpu")
     flat = torch.cat([x.view(-1) for x in g.values()])
     other = torch.empty_like(flat)
+    by_layer = Selector(costs, budget_fraction=0.01)
+    by_line = Selector(Costs(costs, line_j={n: 4 * c for n, c in costs.items()}), budget_fraction=0.01)
+    own = {n: (torch.rand(x.shape, dtype=torch.float64) + 0.5) * costs[n] for n, x in g.items()}
+    by_entry = Selector(own, budget_fraction=0.01)
+    kept = sum(by_layer.select(g).kept.values())
+    array = flat.numpy()
+
+    def partitioned() -> np.ndarray:
+        """Take as many entries by magnitude: a sampled threshold, then argpartition of what is left."""
+        magnitude = np.abs(array)
+        drawn = magnitude[np.random.default_rng(0).integers(0, array.size, 1 << 16)]
+        place = max(int(1.3 * kept / array.size * drawn.size), 1)
+        left = np.flatnonzero(magnitude >= np.partition(drawn, -place)[-place])
+        return left[np.argpartition(magnitude[left], left.size - kept)[left.size - kept :]]
+
+    small = {f"p{i}": torch.randn(100) for i in range(300)}
+    few, few_lines = Selector(1e-9, budget_fraction=0.1), Selector(Costs(1e-9, line_j=4e-9), budget_fraction=0.1)
+    cases: dict[str, Callable[[], object]] = {
+        "copy": lambda: other.copy_(flat),
+        "select, a cost per layer": lambda: by_layer.select(g),
+        "select, and four times as much per line": lambda: by_line.select(g),
+        "select, a cost per entry": lambda: by_entry.select(g),
+        "peer: NumPy, sampled threshold and argpartition, unweighted": partitioned,
+        "select, 300 tensors of 100": lambda: few.select(small),
+        "select, 300 tensors of 100, with lines": lambda: few_lines.select(small),
+    }
+    model = resnet18(10)
+    torch.manual_seed(0)
+    real = {name: heavy_tailed(tuple(p.shape)) for name, p in model.named_parameters()}
     for profile in ("two-class-10x", "simulated-board", "horowitz-45nm"):
-        costs = layer_costs(load_profile(profile), model, Scenario())
-        dense_j = costs.dense_j()
-        constant = {name: costs.entry_j(name, 0.01) for name in costs.names()}
-        print(f"\n{profile}: joules that depend on density\n\n| case | ms | x copy | rounds |\n|---|---|---|---|")
-        cases: dict[str, Callable[[], object]] = {"copy": lambda: other.copy_(flat)}
-        for fraction in (0.001, 0.01, 0.1):
-            whole = Selector(costs, budget_j=fraction * dense_j)
-            simple = Selector(constant, budget_fraction=fraction)
-            update = whole.select(g)
-            kept = sum(update.kept.values())
-            value = sum(float(v.double().square().sum()) for v in update.values.values())
-            missed = (
-                f", at most {(update.gap_bound or 0.0) / (value or 1.0):.2%} of the optimum missed" if value else ""
-            )
-            cases[f"{fraction:.1%}: curves ({kept:,} kept{missed})"] = lambda s=whole: s.select(g)  # type: ignore[misc]
-            cases[f"{fraction:.1%}: a cost per entry"] = lambda s=simple: s.select(g)  # type: ignore[misc]
-        table(cases, {"copy": rounds}, "cpu")
+        selector = Selector(layer_costs(load_profile(profile), model, Scenario()), budget_fraction=0.01)
+        update = selector.select(real)
+        value = sum(float(v.double().square().sum()) for v in update.values.values())
+        missed = (update.gap_bound or 0.0) / value
+        cases[f"select, {profile} (at most {missed:.1e} of the value missed)"] = lambda s=selector: s.select(real)  # type: ignore[misc]
+    print("\n| case at 1% | ms | x copy | rounds |\n|---|---|---|---|")
+    table(cases, {"copy": rounds}, "cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--scaling", action="store_true")
-    parser.add_argument("--density", action="store_true")
+    parser.add_argument("--tiers", action="store_true")
     parser.add_argument("--largest", type=float, default=1e9, help="largest number of entries with --scaling")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=31)
@@ -239,8 +258,8 @@ def main() -> None:
     if options.scaling:
         scaling([n for n in (10**6, 10**7, 10**8, 10**9) if n <= options.largest])
         return
-    if options.density:
-        density(options.rounds)
+    if options.tiers:
+        tiers(options.rounds)
         return
     for fraction in (0.01, 0.1):
         compare(fraction, options.device, options.rounds)

@@ -116,7 +116,7 @@ class Selector:
         return update
 
     def _select(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
-        if self.rule in ("random-k", "cheapest", "dense"):
+        if rules.RULES[self.rule].overlooks:
             refuse_non_finite(layers)
         try:
             if isinstance(self.costs, TieredCosts):
@@ -138,7 +138,7 @@ class Selector:
         costs: list[Cost] = [cost.flat if isinstance(cost, Own) else cost for cost in found]
         dense_j = _dense_j(found, layers)
         budget = self._budget(dense_j, budget_j, lambda_)
-        if self.rule == "dense":
+        if rules.RULES[self.rule].order == "all":
             everything = _everything(layers)
             return self._update(layers, Outcome(everything), None, lambda _: {"entries": _energy(costs, everything)})
         counted = self.k is not None and budget_j is None
@@ -148,7 +148,7 @@ class Selector:
         choice = self._greedy(layers, costs, weights, prices, budget, floor)
         reached = max(rules.value_per_joule(self.rule, choice.break_score, factor), lambda_ or 0.0)
         gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
-        values = None if self.rule == "random-k" else choice.values
+        values = None if rules.RULES[self.rule].random else choice.values
         outcome = Outcome(choice.positions, reached, gap, values)
         parts = {"entries": _energy(costs, choice.positions)}
         return self._update(layers, outcome, None if counted else budget, lambda _: parts)
@@ -176,15 +176,15 @@ class Selector:
         fraction = self.budget_fraction is not None and budget_j is None
         dense_j = self._dense_j(costs, prices, layers) if fraction else 0.0
         budget = self._budget(dense_j, budget_j, lambda_)
-        if self.rule == "dense":
+        if rules.RULES[self.rule].order == "all":
             outcome = Outcome(_everything(layers))
         elif counted:
             outcome = chooser.counted(self.rule, int(budget))
-        elif self.rule in ("cwmp", "cwmp-l1"):
+        elif rules.weighs(self.rule):
             outcome = chooser.by_price(self.rule, budget, lambda_)
         else:
             outcome = chooser.ordered(self.rule, budget)
-        bounded = not counted and self.rule != "dense" and math.isfinite(budget)
+        bounded = not counted and rules.RULES[self.rule].order != "all" and math.isfinite(budget)
         where = [positions.cpu().numpy() for positions in outcome.positions]
         return self._update(layers, outcome, budget if bounded else None, lambda _: paid(where))
 
@@ -217,7 +217,7 @@ class Selector:
             return self.budget_fraction * dense_j
         if self.budget_j is not None:
             return self.budget_j
-        if lambda_ is not None or self.rule == "dense":
+        if lambda_ is not None or rules.RULES[self.rule].order == "all":
             return math.inf
         raise SelectionError("no budget: give Selector or select a budget_j, a budget_fraction, a k or a lambda_")
 
@@ -232,7 +232,7 @@ class Selector:
     ) -> Choice:
         keys, power = self._keys(layers), rules.power_of(self.rule)
         engine = engine_for(self.engine, keys)
-        if self.rule == "cheapest":
+        if rules.RULES[self.rule].order == "cost":
             return select_cheapest(keys, costs, prices, budget, engine)
         if any(isinstance(c, torch.Tensor) for c in (*weights, *prices)):
             return select_by_entry(keys, weights, prices, budget, floor=floor, power=power)
@@ -242,15 +242,15 @@ class Selector:
 
     def _keys(self, layers: list[Layer]) -> list[torch.Tensor]:
         """Return what ranks the entries: the gradients, or random numbers in (0, 1], drawn on the CPU for any device."""
-        if self.rule != "random-k":
+        if not rules.RULES[self.rule].random:
             return [layer.flat for layer in layers]
         return [1.0 - torch.rand(layer.numel, generator=self._generator).to(layer.flat.device) for layer in layers]
 
     def _gap(self, choice: Choice, budget: float, factor: float, *, counted: bool, floor: float) -> float | None:
         """Return the fractional optimum's value less the value chosen: (B - prefix) * v_b / c_b - fillers."""
-        if self.rule == "top-k" and counted:
+        if rules.RULES[self.rule] == rules.RULES["top-k"] and counted:
             return 0.0
-        if self.rule not in ("cwmp", "cwmp-l1") or counted or floor:
+        if not rules.weighs(self.rule) or counted or floor:
             return None
         left = max(budget - choice.prefix_cost, 0.0) if choice.break_score else 0.0
         # Factor by factor, so that nothing overflows which the product does not.

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 from cwmp_federated.data.partitions import parse_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import parse_budgets, parse_mix
+from cwmp_selector.greedy.rules import RULES
 
-RULES = ("cwmp", "cwmp-l1", "top-k", "random-k", "cheapest", "dense")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DOWNLINKS = ("dense", "union")
 ALLOCATIONS = ("each", "shared")
@@ -82,7 +82,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _choice("rule", self.rule, RULES)
+        _choice("rule", self.rule, tuple(RULES))
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("downlink", self.downlink, DOWNLINKS)
         _choice("allocation", self.allocation, ALLOCATIONS)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,7 +20,40 @@ Rule = Literal["cwmp", "cwmp-l1", "top-k", "random-k", "cheapest", "dense"]
 """cwmp: g^2/J (default). cwmp-l1: |g|/J, the rule of arXiv 2603.22465. top-k: |g|. random-k: a seeded random order.
 cheapest: least cost first, larger |g| among equals. dense: everything, whatever the budget."""
 
-RULES: tuple[str, ...] = get_args(Rule)
+
+@dataclass(frozen=True)
+class Ranking:
+    """A rule as data; to add one, add a line to `RULES` and its name to `Rule`.
+
+    Attributes:
+        order: What decides: "value" per joule, the size of the "key", the "cost" and then the key, or nothing: "all" is kept.
+        power: Value of an entry is |g| to this power, 1 or 2.
+        random: Whether keys are drawn at random instead of being the gradient.
+    """
+
+    order: Literal["value", "key", "cost", "all"]
+    power: Literal[1, 2] = 2
+    random: bool = False
+
+    @property
+    def certified(self) -> bool:
+        """Whether the rule maximises a value, so that a bound says what it missed."""
+        return self.order == "value"
+
+    @property
+    def overlooks(self) -> bool:
+        """Whether an entry may be kept or left without its key being looked at, so that NaN must be looked for first."""
+        return self.random or self.order in ("cost", "all")
+
+
+RULES: dict[str, Ranking] = {
+    "cwmp": Ranking("value"),
+    "cwmp-l1": Ranking("value", power=1),
+    "top-k": Ranking("key"),
+    "random-k": Ranking("key", random=True),
+    "cheapest": Ranking("cost"),
+    "dense": Ranking("all"),
+}
 
 
 def check_rule(rule: str) -> None:
@@ -30,7 +64,7 @@ def check_rule(rule: str) -> None:
 
 def weighs(rule: str) -> bool:
     """Return whether the rule's score depends on costs."""
-    return rule in ("cwmp", "cwmp-l1")
+    return RULES[rule].certified
 
 
 def weights_of(rule: str, costs: Sequence[Cost]) -> tuple[list[Cost], float]:
@@ -43,33 +77,31 @@ def weights_of(rule: str, costs: Sequence[Cost]) -> tuple[list[Cost], float]:
     if not weighs(rule):
         return [1.0] * len(costs), 1.0
     least = min((float(c.min()) if isinstance(c, torch.Tensor) else c for c in costs if not _empty(c)), default=1.0)
-    if rule == "cwmp":
+    if power_of(rule) == 2:
         return [1.0 if _empty(c) else _root(least / c) for c in costs], 1.0 / math.sqrt(least)
     return [1.0 if _empty(c) else least / c for c in costs], 1.0 / least
 
 
 def power_of(rule: str) -> int:
     """Return the power of the score that is the value per joule."""
-    return 1 if rule == "cwmp-l1" else 2
+    return RULES[rule].power
 
 
 def value_per_joule(rule: str, score: float, factor: float) -> float:
     """Return lambda, in value per joule, for a score: g^2/J, or |g|/J for "cwmp-l1"; NaN for rules that rank otherwise."""
     if not score:
         return 0.0 if weighs(rule) else math.nan
-    if rule == "cwmp":
-        root = score * factor
-        return root * root
-    return score * factor if rule == "cwmp-l1" else math.nan
+    if not weighs(rule):
+        return math.nan
+    root = score * factor
+    return root * root if power_of(rule) == 2 else root
 
 
 def score_of(rule: str, lambda_: float, factor: float) -> float:
     """Return the score that corresponds to lambda (the inverse of `value_per_joule`)."""
-    if rule == "cwmp":
-        return math.sqrt(lambda_) / factor
-    if rule == "cwmp-l1":
-        return lambda_ / factor
-    raise SelectionError(f"rule {rule!r} has no lambda: use cwmp or cwmp-l1 with a threshold")
+    if not weighs(rule):
+        raise SelectionError(f"rule {rule!r} has no lambda: use cwmp or cwmp-l1 with a threshold")
+    return (math.sqrt(lambda_) if power_of(rule) == 2 else lambda_) / factor
 
 
 def _empty(cost: Cost) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from cwmp_selector.candidates.find import Engine
 from cwmp_selector.candidates.floats import IntArray, taken
-from cwmp_selector.greedy.rules import power_of
+from cwmp_selector.greedy.rules import RULES, power_of
 from cwmp_selector.hierarchy.collect import Collector
 from cwmp_selector.hierarchy.orders import Order
 from cwmp_selector.hierarchy.pool import Pool, scores_of
@@ -125,7 +125,7 @@ class Chooser:
 
     def ordered(self, rule: str, budget: float) -> Outcome:
         """Return the longest start of a fixed order within a budget: by magnitude, or for "cheapest" by joules first."""
-        least = 0.0 if rule == "cheapest" else self.candidates.bracket_larger(budget)
+        least = 0.0 if RULES[rule].order == "cost" else self.candidates.bracket_larger(budget)
         starts = self._order(rule, least)
 
         def plan(most: float) -> _Plan:
@@ -140,7 +140,7 @@ class Chooser:
 
     def _order(self, rule: str, least: float) -> Order:
         pool = self.candidates.larger(least)
-        if rule == "cheapest":
+        if RULES[rule].order == "cost":
             dear = pool.entry + self.prices.line[pool.tensor]
             return Order(pool, self.prices, np.lexsort((-pool.value, dear)))
         return Order(pool, self.prices, np.argsort(-pool.value, kind="stable"))
@@ -148,13 +148,13 @@ class Chooser:
     def counted(self, rule: str, count: int) -> Outcome:
         """Return the first `count` entries of the rule's order; by value per joule lines count, tensors and bits do not."""
         pool = self.candidates.complete(power_of(rule))
-        if rule in ("cwmp", "cwmp-l1"):
+        if RULES[rule].certified:
             scores = scores_of(pool, pool.entry, self.prices.line[pool.tensor[pool.first]])
             order = np.lexsort((-pool.value / pool.entry, -scores.score))
         else:
             order = self._order(rule, 0.0).order
             pool = self.candidates.complete(1)
-        gap = 0.0 if rule == "top-k" else None
+        gap = 0.0 if RULES[rule] == RULES["top-k"] else None
         return Outcome(self._tensors(self._positions(pool, order[:count])), gap_bound=gap)
 
     def _paid(self, plan: Callable[[float], _Plan], budget: float) -> _Plan:
