@@ -1,6 +1,7 @@
 """Verb `show`: provenance first, doubts said."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,11 @@ def test_a_bad_profile_gets_one_line(text, capsys, tmp_path):
     path.write_text(text)
     assert main(["show", str(path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_profile_knows_of_operators_is_shown(capsys):
+    assert main(["show", str(Path(__file__).parents[1] / "data/profiles/v2-fitted.json")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "operators timed of mlp/64/sgd" in shown
+    assert "4.20 us per forward call" in shown
+    assert "they hold for torch 2.13.0 on 1 thread(s)" in shown

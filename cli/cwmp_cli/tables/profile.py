@@ -183,10 +183,9 @@ def print_profile(console: Any, profile: Profile) -> None:
         console.print(line)
     console.print()
     console.print(coefficient_table("energy", profile.coefficients))
-    for title, coefficients in (("time", profile.times),):
-        if coefficients:
-            console.print()
-            console.print(coefficient_table(title, coefficients))
+    if profile.times:
+        console.print()
+        console.print(coefficient_table("time", profile.times))
     if profile.layers:
         console.print()
         console.print(layer_table(profile))
@@ -207,10 +206,30 @@ def print_profile(console: Any, profile: Profile) -> None:
             )
             table.add_row(label, Text(text, style=style))
         console.print(table)
+    for line in operator_lines(profile):
+        console.print(Text(line))
     console.print()
     console.print(Text(validation_line(profile)))
     for warning in warnings_of(profile):
         console.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def operator_lines(profile: Profile) -> Iterator[str]:
+    """Yield what a profile knows of operators: models timed, families with their samples, overheads, what they hold for."""
+    found = profile.operators
+    if found is None:
+        return
+    yield ""
+    if found.models:
+        yield f"operators timed of {', '.join(sorted(found.models))}"
+    if found.families:
+        sizes = (f"{name} {len(data.get('samples', ()))}" for name, data in sorted(found.families.items()))
+        yield f"families of operators (samples): {', '.join(sizes)}"
+    calls = ", ".join(
+        f"{si(seconds, 's')} per {kind} call" for kind, seconds in found.overhead_s.items() if kind != "view"
+    )
+    yield f"beside operators: {calls}, {si(found.overhead_s.get('view', 0.0), 's')} per view, {si(found.fault_s, 's')} per page fault"
+    yield f"they hold for torch {found.validity.torch} on {found.validity.threads} thread(s)"
 
 
 def radio_lines(profile: Profile) -> Iterator[str]:

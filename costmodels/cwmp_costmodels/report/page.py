@@ -12,7 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.costs.like import like_tensors
-from cwmp_costmodels.profile.schema import Coefficient, Profile, Residual
+from cwmp_costmodels.profile.schema import Coefficient, Profile, Residual, ValidationCase
 from cwmp_costmodels.report.draw import Drawing, drawings
 from cwmp_profiler.provenance import banner
 from cwmp_profiler.si_prefixes import si
@@ -179,8 +179,15 @@ def _validation(profile: Profile) -> dict[str, Any] | None:
         f"Work that the fit never saw: mean absolute error {block.mean_abs_error:.1%}, worst {block.worst_abs_error:.1%} "
         f"({block.provenance}, meter {block.meter}, {block.created})."
     )
-    rows = [(c.case, si(c.predicted_j, "J"), si(c.measured_j, "J"), f"{c.error:+.1%}") for c in block.cases]
+    rows = [(c.case, si(c.predicted_j, "J"), _within(c), si(c.measured_j, "J"), f"{c.error:+.1%}") for c in block.cases]
     return {"head": head, "rows": rows}
+
+
+def _within(case: ValidationCase) -> str:
+    """Return the 95% interval of a prediction by operators; one by counts has none."""
+    if "low_j" not in case.detail:
+        return "-"
+    return f"{si(case.detail['low_j'], 'J')} to {si(case.detail['high_j'], 'J')}"
 
 
 def _costs(costs: LayerCosts) -> dict[str, Any]:
