@@ -199,10 +199,12 @@ def layers(run: Run) -> Iterator[Line]:
 def boards(run: Run) -> Iterator[Line]:
     """Joules of an inference on microcontroller boards, and what their multiply-adds say."""
     macs = read_mapping(MAPS / "tiny-macs.toml")
-    for folder, name in BOARDS.items():
-        path = run.data / "mlperf-tiny" / folder
-        if not path.exists():
-            continue
+    root = run.data / "mlperf-tiny"
+    for path in sorted({file.parents[2] for file in root.rglob("energy/results.txt")}):
+        folder = path.relative_to(root).as_posix()
+        name = BOARDS.get(folder, "tiny-board")
+        runtime = "" if path.parent.name == "results" else f" {path.parent.name}"
+        label = f"{path.name}{runtime}, results {folder.partition('/')[0]}"
         table, preset = read_eembc(path)
         source = SOURCES[f"mlperf-tiny/{folder[:4]}"]
         origin = {
@@ -215,15 +217,13 @@ def boards(run: Run) -> Iterator[Line]:
         try:
             profile = fit_sessions([session], name=name)
         except FitError as error:
-            yield Line(f"{path.name}: an inference", f"refused: {str(error).partition(';')[0]}", "-", None)
+            yield Line(f"{label}: an inference", f"refused: {str(error).partition(';')[0]}", "-", None)
             continue
         runs = {key: one for key, one in profile.coefficients.items() if key.startswith("run_")}
         operation = _mac(run, table, macs, path.name, name)
         text = ", ".join(f"{key[4:]} {si(one.value, 'J')}" for key, one in runs.items())
         mac = "not identified" if operation is None else value(operation)
-        yield Line(
-            f"{path.name}: an inference", f"{text}; an operation of a multiply-add: {mac}", *_medians(path, runs)
-        )
+        yield Line(f"{label}: an inference", f"{text}; an operation of a multiply-add: {mac}", *_medians(path, runs))
         remark = "one operation of an integer multiply-add: from a fit of call + operations over the benchmarks, not beside the runs"
         if operation is not None:
             profile = profile.model_copy(
@@ -234,6 +234,8 @@ def boards(run: Run) -> Iterator[Line]:
                     }
                 }
             )
+        if folder not in BOARDS:
+            continue
         run.profiles.append(
             _limits(
                 profile,
@@ -407,37 +409,44 @@ def networks(run: Run) -> Iterator[Line]:
     """Our linear model on energaizer's inferences of networks."""
     for path in sorted((run.data / "energaizer/test/data/measurements").rglob("nvml_parsed.csv")):
         gpu = path.parent.parent.name
-        if gpu not in ("a100", "a10"):
-            continue
         table = energaizer_csv(path, run.work / f"{gpu}-networks.csv")
         cells = [row.cells for row in read_table(table).rows]
-        common = {"energy": "joules:J", "duration": "ms:ms", "params": ["dtype", "batch", "seq", "eager"]}
-        works = [
-            {
-                **common,
-                "name": f"{net}.forward",
-                "when": f"net == {net!r} and dtype == {dtype!r}",
-                "counts": {"dram_read": "bytes", f"flop_{dtype}": "flops"},
-            }
-            for net, dtype in dict.fromkeys((row["net"], row["dtype"]) for row in cells)
-        ]
-        about = {
-            "name": f"NVIDIA {gpu.upper()} at 900 MHz",
-            "kind": "cuda",
-            "dtypes": sorted({row["dtype"] for row in cells}),
+        for mhz in sorted({row["mhz"] for row in cells}, key=int):
+            yield _networks_at(run, table, gpu, mhz, [row for row in cells if row["mhz"] == mhz])
+
+
+def _networks_at(run: Run, table: Path, gpu: str, mhz: str, cells: list[dict[str, str]]) -> Line:
+    """One GPU at one clock: joules per count depend on it."""
+    common = {"energy": "joules:J", "duration": "ms:ms", "params": ["dtype", "batch", "seq", "eager"]}
+    works = [
+        {
+            **common,
+            "name": f"{net}.forward",
+            "when": f"net == {net!r} and dtype == {dtype!r} and mhz == {mhz}",
+            "counts": {"dram_read": "bytes", f"flop_{dtype}": "flops"},
         }
-        mapping = make_mapping({"device": about, "meter": {"name": "nvml"}, "work": works}, gpu)
-        _, session = run.session(table, mapping, f"{gpu}-networks")
-        own, held = at_the_time_taken(session)
+        for net, dtype in dict.fromkeys((row["net"], row["dtype"]) for row in cells)
+    ]
+    about = {
+        "name": f"NVIDIA {gpu.upper()} at {mhz} MHz",
+        "kind": "cuda",
+        "dtypes": sorted({row["dtype"] for row in cells}),
+    }
+    mapping = make_mapping({"device": about, "meter": {"name": "nvml"}, "work": works}, gpu)
+    _, session = run.session(table, mapping, f"{gpu}-{mhz}-networks")
+    own, held = at_the_time_taken(session)
+    count = len({row["net"] for row in cells})
+    try:
         block = fit_sessions([session], name=f"{gpu}-networks").fit
         verdict = "-" if block is None else f"{block.verdict}, time to {block.time_error:.0%}"
-        count = len({row["net"] for row in cells})
-        yield Line(
-            f"{about['name']}, {len(session.windows)} runs of {count} networks, energy at the time taken",
-            f"{own:.0%} on them, {held:.0%} held out by network; whole fit {verdict}",
-            "-",
-            None,
-        )
+    except FitError as error:
+        verdict = f"refused: {str(error).partition(';')[0]}"
+    return Line(
+        f"{about['name']}, {len(session.windows)} runs of {count} networks, energy at the time taken",
+        f"{own:.0%} on them, {held:.0%} held out by network; whole fit {verdict}",
+        "-",
+        None,
+    )
 
 
 def at_the_time_taken(session: Measurements) -> tuple[float, float]:

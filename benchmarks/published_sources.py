@@ -141,7 +141,7 @@ def energaizer_csv(path: Path, target: Path) -> Path:
     form = re.compile(r"(?P<net>.+?)_p(?P<dtype>bf16|fp16|fp32)_b(?P<batch>\d+)(?:_s(?P<seq>\d+))?.*?_freq(?P<mhz>\d+)")
     with path.open(newline="") as source, target.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["net", "dtype", "batch", "seq", "eager", "flops", "bytes", "joules", "ms"])
+        rows.writerow(["net", "dtype", "batch", "seq", "mhz", "eager", "flops", "bytes", "joules", "ms"])
         for row in csv.DictReader(source):
             found = form.match(row["workload"])
             if found is None or found["net"] not in NETWORKS:
@@ -154,7 +154,18 @@ def energaizer_csv(path: Path, target: Path) -> Path:
             moved = entry * (weights + 16 * width * tokens)
             eager = int("attneager" in row["workload"])
             rows.writerow(
-                [found["net"].strip("_"), found["dtype"], batch, seq, eager, flops, moved, row["energy"], row["time"]]
+                [
+                    found["net"].strip("_"),
+                    found["dtype"],
+                    batch,
+                    seq,
+                    found["mhz"],
+                    eager,
+                    flops,
+                    moved,
+                    row["energy"],
+                    row["time"],
+                ]
             )
     return target
 
