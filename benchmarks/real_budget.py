@@ -297,7 +297,7 @@ def main() -> None:
             equal = as_much_as(Selector(costs), found, kept(top), budget * dense_s)
             updates = {"top-k": top, "cwmp": best, "cwmp, equal error": equal}
             taken: dict[str, list[float]] = {name: [] for name in updates}
-            for _ in range(options.repeats):
+            for _ in range(5 * options.repeats):
                 for name, update in updates.items():
                     taken[name].append(timed(sweep, lambda update=update: receiver.apply(update)))
             total = sum(float(g.double().square().sum()) for g in found.values())
