@@ -33,7 +33,7 @@ def train_client(message: Message, context: Context) -> Message:
 
 def _train(client: Client, message: Message) -> Message:
     setup, config, model = client.setup, client.config, client.setup.model
-    load_state(model, wire.to_state(message.content.array_records[wire.ARRAYS]))
+    load_state(model, wire.to_state(wire.arrays_of(message)))
     put_back(model, setup.home)
     images, labels = setup.images(client.index)
     plan = batches(
@@ -77,7 +77,7 @@ def _train(client: Client, message: Message) -> Message:
 def evaluate_client(message: Message, context: Context) -> Message:
     """Test the model of the message on the shared test set."""
     setup = setup_of(context)
-    load_state(setup.model, wire.to_state(message.content.array_records[wire.ARRAYS]))
+    load_state(setup.model, wire.to_state(wire.arrays_of(message)))
     accuracy, loss = evaluate(setup.model, setup.dataset)
     metrics = MetricRecord({wire.NUM_EXAMPLES: len(setup.dataset.test_y), "accuracy": accuracy, "loss": loss})
     return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)

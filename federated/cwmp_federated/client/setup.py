@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,7 +42,7 @@ class Setup:
     profiles: list[str]
     model: nn.Module
     initial: State
-    home: State
+    home: State = field(default_factory=OrderedDict)
     _energies: dict[str, ClientEnergy] = field(default_factory=dict)
 
     def energy(self, profile: str) -> ClientEnergy:

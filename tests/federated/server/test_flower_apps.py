@@ -10,8 +10,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, FedProx, QFedAvg
 from torch import nn
 
+from cwmp_federated.client.app import app
 from cwmp_federated.client.learning import buffer_shapes, parameter_shapes
-from cwmp_federated.client.mod import RESIDUAL, CwmpMod
+from cwmp_federated.client.mod import CwmpMod
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import LocalGrid
@@ -70,10 +71,10 @@ class Run:
     def __init__(self, config, inner, *, reply=None, mod=True, gate=None, rounds=2, initial=full_state, downlink=None):
         self.setup = setup = make_setup(config)
         torch.manual_seed(0)
-        app, self.outcomes = ClientApp(), []
+        client, self.outcomes = ClientApp(), []
         reply = reply or (lambda model, loss, count: (full_state(model), {"num-examples": count, "train_loss": loss}))
 
-        @app.train(mods=[CwmpMod(lambda _context: setup)] if mod else [])
+        @client.train(mods=[CwmpMod(lambda _context: setup)] if mod else [])
         def train(message, context):
             (arrays,) = message.content.array_records.values()
             loss, count = step(setup, arrays.to_torch_state_dict(), context.node_config["partition-id"])
@@ -89,7 +90,7 @@ class Run:
             strategy = CwmpStrategy(
                 inner, gate or Gate.of(setup.model), downlink=downlink, on_round=self.outcomes.append
             )
-        self.grid = LocalGrid(app, config.clients, config.to_run_config())
+        self.grid = LocalGrid(client, config.clients, config.to_run_config())
         self.result = strategy.start(self.grid, initial(setup.model), num_rounds=rounds)
         self.model = self.result.arrays.to_torch_state_dict()
 
@@ -310,5 +311,11 @@ def test_an_error_of_the_wrapped_strategy_is_one_line():
         Run(SPARSE, Picky(**OPTIONS))
 
 
-def residual_of(run, client):
-    return wire.to_state(run.grid.contexts[1000 + client].state.array_records[RESIDUAL])
+def test_the_packages_own_app_takes_a_strategy_with_its_own_keys():
+    config = SPARSE.with_changes(error_feedback=True)
+    setup = make_setup(config)
+    inner = fedavg(arrayrecord_key="weights", configrecord_key="settings")
+    outcomes = []
+    strategy = CwmpStrategy(inner, Gate.of(setup.model), on_round=outcomes.append)
+    strategy.start(LocalGrid(app, 3, config.to_run_config()), wire.to_record(setup.initial), num_rounds=2)
+    assert [(len(out.entries), out.left_out) for out in outcomes] == [(3, [])] * 2
