@@ -9,7 +9,7 @@ from cwmp_federated.client.energy import ClientEnergy, Work
 from cwmp_federated.client.learning import batches
 from cwmp_federated.client.setup import Setup, generator
 from cwmp_federated.errors import PayloadError
-from cwmp_federated.server.admission import Accepted
+from cwmp_federated.server.replies import Accepted
 from cwmp_selector.update import lines_touched
 
 log = logging.getLogger("flwr")

@@ -25,9 +25,10 @@ from cwmp_federated.client.learning import State
 from cwmp_federated.client.mod import ACCEPTED, ARRAYS_KEY
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.ledger import Entry, Ledger
-from cwmp_federated.server.admission import SILENT, Accepted, Admission, Gate, LeftOut, entry_of
+from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.patience import PatientGrid
+from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, entry_of
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
