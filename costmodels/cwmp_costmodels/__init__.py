@@ -12,3 +12,7 @@ Rooms, each of which may import those above it:
 - `simulation`: devices of known physics.
 - `compare`, `validation`, `report`: profiles and sessions side by side, held to the test, and as a page.
 """
+
+from cwmp_profiler.moved import install
+
+install()

@@ -9,3 +9,7 @@ Rooms:
 - `sweep`: many runs, and the frontier of accuracy against joules.
 - `training`, `grid`: a whole run inside this process.
 """
+
+from cwmp_profiler.moved import install
+
+install()

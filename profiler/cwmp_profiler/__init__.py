@@ -15,3 +15,7 @@ Rooms, each of which may import those above it:
 - `calibration`: two meters over the same loads.
 - `remote`: a session on a board, driven from the desk.
 """
+
+from cwmp_profiler.moved import install
+
+install()

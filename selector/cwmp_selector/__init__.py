@@ -11,3 +11,7 @@ Rooms, each of which may import those above it:
 - `gain`: what CWMP gains over Top-K for given costs, before any training.
 - `frameworks`: PyTorch DDP, GRACE, and any torch optimiser.
 """
+
+from cwmp_profiler.moved import install
+
+install()
