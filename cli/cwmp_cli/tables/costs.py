@@ -132,7 +132,7 @@ def _row(costs: LayerCosts, name: str) -> dict[str, Any]:
     layer, density = costs.layers[name], costs.scenario.density
     tensor = layer.tensor
     kept = float(tensor.numel) if density == 1 else max(density * tensor.numel, 1.0)
-    factor = layer.factors["dense" if kept == tensor.numel else "sparse"]
+    factor = layer.factors.at("dense" if kept == tensor.numel else "sparse", kept / tensor.numel)
     return {
         "name": name,
         "type": tensor.layer_type,
@@ -154,7 +154,7 @@ def _origin(layer: LayerCost, sources: dict[str, float]) -> str:
     total = sum(sources.values())
     largest = sorted(sources.items(), key=lambda item: -item[1])[:SHOWN_SOURCES]
     text = ", ".join(f"{name} {joules / total:.0%}" for name, joules in largest if joules >= 0.005 * total)
-    factor = layer.factors["sparse"]
+    factor = layer.factors.at("sparse", layer.scenario.density)
     return text if factor.key is None else f"{text} (x{factor.value:.3g} {factor.key})"
 
 

@@ -11,7 +11,7 @@ from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_model
-from cwmp_costmodels.profile.factors import Factor, factor_of, sparse_mode
+from cwmp_costmodels.profile.factors import UpdateFactors, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_profiler.counts import STATE_TENSORS
 from cwmp_profiler.provenance import Provenance, weakest
@@ -257,8 +257,8 @@ def layer_costs(
             receiver_level=info.level_of(theirs := _set_bytes(inspection, tensor, scenario, 1)),
             shares=info.shares_of(own),
             receiver_shares=info.shares_of(theirs),
-            factors=_factors(profile, tensor, scenario.optimizer),
-            receiver_factors=_factors(profile, tensor, "sgd"),
+            factors=UpdateFactors(profile, tensor, scenario.optimizer),
+            receiver_factors=UpdateFactors(profile, tensor, "sgd"),
             compiled=sparse_mode(profile, tensor, scenario.optimizer) == "entries",
             gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
             prices=prices,
@@ -281,12 +281,3 @@ def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, c
     """Bytes among which a tensor lives between updates: `copies` counts parameter, gradient and state tensors of the step."""
     tensors = inspection.tensors if scenario.residency == "step" else (tensor,)
     return sum(t.numel * t.entry_bytes for t in tensors) * copies
-
-
-def _factors(profile: Profile, tensor: TensorInfo, optimizer: str) -> dict[str, Factor]:
-    """Return the corrections of a tensor's steps at chosen entries (`sparse`) and of its dense ones."""
-    mode = sparse_mode(profile, tensor, optimizer)
-    return {
-        "sparse": factor_of(profile, tensor, optimizer, mode),
-        "dense": factor_of(profile, tensor, optimizer, "dense"),
-    }

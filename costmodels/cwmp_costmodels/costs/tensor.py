@@ -25,7 +25,7 @@ from functools import cached_property
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
 from cwmp_costmodels.networks.inspect import TensorInfo
-from cwmp_costmodels.profile.factors import Factor
+from cwmp_costmodels.profile.factors import Factor, UpdateFactors
 from cwmp_costmodels.profile.prices import Prices
 from cwmp_profiler.counts import (
     SELECT,
@@ -105,8 +105,8 @@ class LayerCost:
         receiver_shares: The same for a receiver.
         compiled: Whether chosen entries are written by this project's compiled kernels, as the profile measured them (one pass), or
             by torch's indexed ones (gather, compute, scatter).
-        factors: Correction of the local update, by `sparse` and `dense`.
-        receiver_factors: Correction of a receiver's addition.
+        factors: Corrections of the local update.
+        receiver_factors: Corrections of a receiver's addition.
         gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
         prices: Joules per count.
         scenario: What an entry causes.
@@ -116,8 +116,8 @@ class LayerCost:
     tensor: TensorInfo
     level: str
     receiver_level: str
-    factors: Mapping[str, Factor]
-    receiver_factors: Mapping[str, Factor]
+    factors: UpdateFactors
+    receiver_factors: UpdateFactors
     gradient_flops: float
     prices: Prices
     scenario: Scenario
@@ -227,7 +227,7 @@ class LayerCost:
 
     def _whole_step_j(self) -> float:
         """Return the joules of zeroing a gradient and stepping densely, all local steps."""
-        factor = self.factors["dense"]
+        factor = self.factors.at("dense", 1.0)
         joules = self.prices.joules(self._whole_step_counts(), factor=factor.value, time_factor=factor.time_value)
         return self.scenario.local_steps * sum(joules.values())
 
@@ -320,7 +320,7 @@ class LayerCost:
         for times, factor, counts in self._updates(kept, None):
             add_to(times, factor, counts)
         if self._decays_whole and kept < self.tensor.numel:
-            add_to(self.scenario.local_steps, self.factors["dense"], self._whole_step_counts())
+            add_to(self.scenario.local_steps, self.factors.at("dense", 1.0), self._whole_step_counts())
         if self.gradient_flops:
             flops = {f"flop_{self.tensor.dtype}": self.gradient_flops * kept}
             add_to(self.scenario.local_steps, Factor(1.0, 1.0, None), flops)
@@ -332,14 +332,15 @@ class LayerCost:
     def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
         scenario = self.scenario
         mode = "dense" if kept == self.tensor.numel else "sparse"
+        density = max(kept, 1.0) / self.tensor.numel
         scattered_only = self._decays_whole and mode == "sparse"
         optimizer = "sgd" if scattered_only else scenario.optimizer
         decay = scenario.weight_decay and not scattered_only
         own = self._counts(kept, self.shares or {self.level: 1.0}, optimizer, temporaries_of, weight_decay=decay)
-        updates = [(scenario.local_steps, self.factors[mode], own)]
+        updates = [(scenario.local_steps, self.factors.at(mode, density), own)]
         if scenario.receivers:
             theirs = self._counts(kept, self.receiver_shares or {self.receiver_level: 1.0}, "sgd", temporaries_of)
-            updates.append((scenario.receivers, self.receiver_factors[mode], theirs))
+            updates.append((scenario.receivers, self.receiver_factors.at(mode, density), theirs))
         return updates
 
     def dense_step_counts(self, optimizer: Optimizer) -> Counts:

@@ -1,18 +1,19 @@
-"""Corrections per layer type: what updates of real layers cost over what the main fit's traffic model predicts.
+"""Corrections of updates: what they cost over what the main fit's traffic model predicts, by size and density, and by layer type.
 
-The main fit never sees update windows. Here each kind of update (layer type, optimiser, dense or sparse) gets one factor on
-its dynamic energy and one on its time. Their intervals hold the uncertainty of the main fit as well.
+The main fit never sees update windows. Here each measured update (entries, density, optimiser, mode) and each kind (layer type,
+optimiser, mode) gets one factor on its dynamic energy and one on its time. Their intervals hold the uncertainty of the main fit as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cwmp_costmodels.fit.bootstrap import analyse, coefficient, draw_errors
 from cwmp_costmodels.fit.samples import Array, Samples
+from cwmp_costmodels.profile.operators import UpdateCurve
 from cwmp_costmodels.profile.schema import LayerCoefficient
 from cwmp_profiler.sessions.measurements import Window
 
@@ -25,6 +26,17 @@ def layer_key(window: Window) -> str | None:
     return "/".join(parts) if len(parts) == len(PARAMETERS) else None
 
 
+def curve_key(window: Window) -> str | None:
+    """Return `optimizer/mode entries density` of an update window, None if it does not say."""
+    n, density = window.params.get("n"), window.params.get("density")
+    optimizer, mode = window.params.get("optimizer"), window.params.get("mode")
+    if not isinstance(n, int) or not isinstance(density, int | float) or not 0 < density <= 1:
+        return None
+    if not isinstance(optimizer, str) or not isinstance(mode, str):
+        return None
+    return f"{optimizer}/{mode} {n} {float(density)!r}"
+
+
 def fit_layers(
     updates: Samples,
     *,
@@ -34,8 +46,8 @@ def fit_layers(
     time_draws: Array,
     rng: np.random.Generator,
     attributed: bool,
-) -> dict[str, LayerCoefficient]:
-    """Fit the factors of every kind of update.
+) -> tuple[dict[str, LayerCoefficient], dict[str, UpdateCurve]]:
+    """Fit the factors of every kind of update and of every measured update.
 
     Args:
         updates: Update windows with the main fit's columns, n by p.
@@ -47,9 +59,47 @@ def fit_layers(
         attributed: Whether energy is static power times time and nothing else; factors are then on the whole energy.
 
     Returns:
-        Factors by `type/optimizer/mode`, sorted by key.
+        Factors by `type/optimizer/mode`, sorted by key, and curves by `optimizer/mode`.
     """
-    labels = [layer_key(window) for window in updates.windows]
+
+    def fitted(key: Callable[[Window], str | None]) -> dict[str, LayerCoefficient]:
+        return _fit_kinds(
+            updates,
+            [key(window) for window in updates.windows],
+            energy=energy,
+            time=time,
+            energy_draws=energy_draws,
+            time_draws=time_draws,
+            rng=rng,
+            attributed=attributed,
+        )
+
+    by_type, points = fitted(layer_key), fitted(curve_key)
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for key, found in points.items():
+        kind, entries, density = key.split(" ")
+        seconds = found.time_factor.value if found.time_factor is not None else 1.0
+        curves.setdefault(kind, []).append((float(entries), float(density), found.factor.value, seconds))
+    return by_type, {kind: _curve(sorted(rows)) for kind, rows in curves.items()}
+
+
+def _curve(rows: Sequence[tuple[float, float, float, float]]) -> UpdateCurve:
+    entries, density, factor, time_factor = (list(column) for column in zip(*rows, strict=True))
+    return UpdateCurve(entries=entries, density=density, factor=factor, time_factor=time_factor)
+
+
+def _fit_kinds(
+    updates: Samples,
+    labels: Sequence[str | None],
+    *,
+    energy: Array,
+    time: Array,
+    energy_draws: Array,
+    time_draws: Array,
+    rng: np.random.Generator,
+    attributed: bool,
+) -> dict[str, LayerCoefficient]:
+    """Return the factors of windows that share a label, sorted by it."""
     keys = np.array([label or "" for label in labels], dtype=np.str_)
     names = [str(name) for name in np.unique(keys) if name]
     if not names:

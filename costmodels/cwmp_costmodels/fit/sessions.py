@@ -15,6 +15,7 @@ import numpy as np
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.fit import advice
 from cwmp_costmodels.fit.bootstrap import coefficient, draw, fit_linear
+from cwmp_costmodels.fit.causes import find_causes, texts
 from cwmp_costmodels.fit.diagnostics import Conditioning, conditioning, work_of
 from cwmp_costmodels.fit.gather import Gathered, gather
 from cwmp_costmodels.fit.held_out import leave_families_out
@@ -87,7 +88,7 @@ def fit_sessions(
     included = models.rows.source == "included"
     used = found.main.take(models.rows.mask)
     coefficients, times = _coefficients(models, used.names, attributed=attributed)
-    layers = fit_layers(
+    layers, curves = fit_layers(
         found.updates,
         energy=_full(models.energy.coef[None], used, attributed=attributed)[0],
         time=models.time.coef,
@@ -100,6 +101,10 @@ def fit_sessions(
     block = fit_block(
         found, used, models, held_out, attributed=attributed, ordered=not final, bootstrap=bootstrap, seed=seed
     )
+    active = found.main.take(found.main.active)
+    causes = find_causes(sessions, active, found.updates, models.time.coef) if not final else []
+    if causes and block.verdict == "good":
+        block = block.model_copy(update={"verdict": "doubtful"})
     radios, remarks = _radios(sessions, found, seed=seed)
     profile = Profile(
         name=profile_name,
@@ -114,10 +119,11 @@ def fit_sessions(
         coefficients=coefficients,
         times=times,
         layers=layers,
+        updates=curves,
         radios=radios,
         fit=block.model_copy(update={"measurements": [_reference(session) for session in sessions]}),
     )
-    complete = advice.complete(profile, found, [*models.rows.warnings(), *remarks], models.conditions)
+    complete = advice.complete(profile, found, [*texts(causes), *models.rows.warnings(), *remarks], models.conditions)
     return with_residuals(complete, sessions)
 
 

@@ -79,11 +79,17 @@ class OperatorsBlock(_Model):
 
 
 class UpdateCurve(_Model):
-    """Cost of the update of one tensor by its entries, over what the traffic model predicts; one curve per optimiser and mode."""
+    """Cost of the update of one tensor by its entries and the share updated, over what the traffic model predicts.
+
+    One per optimiser and mode, point by point: the lists are of one length. Between points the factor is interpolated over the
+    logarithms of entries and density, beyond them it stays what it is at the nearest.
+    """
 
     entries: list[Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]]
-    """Entries of the tensors measured, ascending."""
+    """Entries of the tensor, by point."""
+    density: list[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)]] = []
+    """Share of them that was updated, by point; empty if the factors hold at every density."""
     factor: list[NonNegative]
-    """Measured over modelled dynamic joules, interpolated over the logarithm of entries."""
+    """Measured over modelled dynamic joules."""
     time_factor: list[NonNegative]
     """The same for seconds."""

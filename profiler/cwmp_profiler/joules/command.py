@@ -21,10 +21,9 @@ from typing import Any
 
 from cwmp_profiler.errors import CwmpError, MeterError
 from cwmp_profiler.joules.edges import wait_for_edge
-from cwmp_profiler.joules.energy import Energy
 from cwmp_profiler.joules.replayed import replayed_energy
 from cwmp_profiler.joules.signals import SignalRelay
-from cwmp_profiler.joules.tracker import Tracker
+from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter, Reading, root_rails
 from cwmp_profiler.meters.pace import SAMPLES_PER_WINDOW
 from cwmp_profiler.meters.replay import ReplayMeter

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.joules.energy import Energy
-from cwmp_profiler.joules.tracker import Tracker
+from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter
 
 LEAST_UPDATES = 2.0

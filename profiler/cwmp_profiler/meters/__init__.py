@@ -4,7 +4,7 @@ A meter package registers a `MeterFactory` under the entry point group `cwmp.met
 
     base, rail, bounds, pace     the contract: what a meter is, what a rail is, what no sensor can read, how often to read
     registry                     finds and opens meters by name, built-in and third-party ones
-    rapl, rapl_watch, perf_event zones and counters of RAPL, for powercap, perf and pyrapl
+    rapl, rapl_watch             zones of the power capping tree and their counters, for powercap, perf and pyrapl
     hwmon, hwmon_tree, hwmon_parts, battery, joulescope, tdp, tdp_table, simulated, replay, sysfs
     nvidia, amd, jetson, raspberry
 """

@@ -8,8 +8,10 @@ bus/event_source/devices/power/events/energy-pkg.scale      joules per count, 2^
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -19,10 +21,15 @@ from pathlib import Path
 
 from cwmp_profiler.errors import MeterError
 from cwmp_profiler.meters.base import Kind, Meter, MeterContext, MeterFactory, MeterUnavailableError, Rail, Reading
-from cwmp_profiler.meters.perf_event import PerfOpen, PerfRead, perf_event_open, read_count
 from cwmp_profiler.meters.rapl import UPDATE_PERIOD_S
 from cwmp_profiler.meters.rapl_watch import is_intel, socket_by_name, watched
 from cwmp_profiler.meters.sysfs import children, optional_number, optional_text, read_number, read_text
+
+PerfOpen = Callable[[int, int, int], int]
+"""`open(pmu_type, config, cpu)` gives a file descriptor or raises OSError."""
+
+PerfRead = Callable[[int], bytes]
+"""`read(descriptor)` gives the count as 8 bytes or raises OSError."""
 
 _DOMAINS: dict[str, tuple[str, Kind]] = {
     "energy-psys": ("psys", "psys"),
@@ -39,6 +46,9 @@ _OPTIONAL: frozenset[Kind] = frozenset({"psys", "dram", "core", "uncore"})
 OPENED_APART_J = 10.0
 """Two events that count one counter differ by what was drawn between their opening: at most this."""
 
+_SYSCALL = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
+_ATTR_SIZE = 128
+
 
 class PerfMeter(Meter):
     """Reads one open event per rail."""
@@ -50,7 +60,7 @@ class PerfMeter(Meter):
         self.clock = context.clock
         self.notes = notes
         self._handles = {rail.name: handle for rail, handle in events.items()}
-        self._read: PerfRead = context.options.get("perf_read", read_count)
+        self._read: PerfRead = context.options.get("perf_read", _read_count)
         self._sources = {rail.name: rail.source for rail in events}
 
     def read(self) -> Reading:
@@ -176,6 +186,40 @@ def _rail(domain: str, place: str, scale: float, domains: list[str], source: str
         meaning=f"perf event {domain}",
         may_idle=kind in {"core", "uncore"},
     )
+
+
+def perf_event_open(pmu_type: int, config: int, cpu: int) -> int:
+    """Open a counting event for every process on `cpu`.
+
+    Returns:
+        A file descriptor that gives the count as 8 bytes.
+
+    Raises:
+        OSError: As the system call says.
+    """
+    number = _SYSCALL.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    # struct perf_event_attr: type, size, config; all further fields zero.
+    attributes = ctypes.create_string_buffer(struct.pack("=IIQ", pmu_type, _ATTR_SIZE, config), _ATTR_SIZE)
+    close_on_exec = 8
+    library = ctypes.CDLL(None, use_errno=True)
+    handle = library.syscall(
+        ctypes.c_long(number),
+        attributes,
+        ctypes.c_int(-1),
+        ctypes.c_int(cpu),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(close_on_exec),
+    )
+    if handle < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(handle)
+
+
+def _read_count(handle: int) -> bytes:
+    return os.read(handle, 8)
 
 
 def _refused(error: OSError, pmu: Path) -> MeterUnavailableError:

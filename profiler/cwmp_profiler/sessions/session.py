@@ -20,8 +20,7 @@ from cwmp_profiler.counts import scale
 from cwmp_profiler.devices.base import Device, Runner
 from cwmp_profiler.errors import MeterError, SessionError
 from cwmp_profiler.joules import edges
-from cwmp_profiler.joules.energy import Energy
-from cwmp_profiler.joules.tracker import Tracker
+from cwmp_profiler.joules.tracker import Energy, Tracker
 from cwmp_profiler.meters.base import Meter
 from cwmp_profiler.meters.pace import processor_time
 from cwmp_profiler.provenance import Provenance

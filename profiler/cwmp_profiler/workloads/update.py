@@ -53,10 +53,13 @@ FUSED = ("entries", "lines")
 SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "norm": ((512,), (2048,)),
     "conv": ((64, 64, 3, 3), (512, 512, 3, 3)),
-    "linear": ((512, 128), (4096, 1024)),
+    "linear": ((1024, 512), (4096, 1024)),
     "embedding": ((2000, 64), (30522, 256)),
 }
 """Shapes by layer type: a small and a large one of common networks (ResNet stages, BERT's vocabulary)."""
+
+SPREAD: Mapping[str, int] = {"norm": 1, "conv": 0, "linear": 1, "embedding": 1}
+"""Which of the two a plan takes that takes one: sizes far apart, since size and density are what updates cost by."""
 
 
 class Update(Workload):
@@ -68,9 +71,9 @@ class Update(Workload):
         optimizers = take(
             preset, quick=("sgd", "adam"), standard=("sgd", "momentum", "adam"), full=("sgd", "momentum", "adam")
         )
-        densities = take(preset, quick=(0.02,), standard=(0.01, 0.1), full=(0.001, 0.01, 0.1, 0.3))
+        densities = take(preset, quick=(0.02,), standard=(0.01, 0.1), full=(0.001, 0.01, 0.1, 0.5))
         for layer, shapes in SHAPES.items():
-            for shape in shapes if preset == "full" else shapes[-1:]:
+            for shape in shapes if preset == "full" else shapes[SPREAD[layer] :][:1]:
                 n = math.prod(shape)
                 if device.memory_bytes and n * ENTRY * 4 > device.memory_bytes * MEMORY_SHARE:
                     continue

@@ -13,7 +13,10 @@ from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.builtin import cnn, resnet18
+from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.profile.factors import UpdateFactors
 from cwmp_costmodels.profile.files import load_profile, shipped_profiles
+from cwmp_costmodels.profile.operators import UpdateCurve
 from cwmp_costmodels.profile.schema import FitBlock
 from cwmp_costmodels.radio import index_bits, load_radio
 from cwmp_profiler.counts import SPARSE_KERNELS, STATE_TENSORS, lines_touched
@@ -291,6 +294,32 @@ def test_factors_by_name_then_type(layers, expected):
     truth = layer_costs(plain, cnn())
     got = [costs.entry_j(n, 0.1) / truth.entry_j(n, 0.1) for n in ("conv1.weight", "fc1.weight", "fc2.weight")]
     assert got == pytest.approx(expected)
+
+
+def test_update_factors_are_interpolated_over_entries_and_density():
+    """At the points what was measured, halfway between them (in logarithms) the geometric mean, beyond them the nearest; a name wins."""
+    curve = UpdateCurve(
+        entries=[10_000.0, 10_000.0, 1_000_000.0],
+        density=[0.01, 0.0001, 0.01],
+        factor=[2.0, 1.0, 4.0],
+        time_factor=[1.0, 1.0, 1.0],
+    )
+    layers = {"linear/sgd/sparse": factor(9.0), "linear/sgd/dense": factor(7.0)}
+    profile = make_profile(layers=layers).model_copy(update={"updates": {"sgd/sparse": curve}})
+    at = {n: UpdateFactors(profile, tensor_of(n), "sgd") for n in (100, 10_000, 100_000, 1_000_000, 10**8)}
+    assert at[10_000].at("sparse", 0.01).value == pytest.approx(2.0)
+    assert at[10_000].at("sparse", 0.001).value == pytest.approx(math.sqrt(2.0))
+    assert at[100_000].at("sparse", 0.01).value == pytest.approx(math.sqrt(8.0))
+    assert at[10_000].at("sparse", 0.5).value == at[100].at("sparse", 0.01).value == pytest.approx(2.0)
+    assert at[10**8].at("sparse", 0.001).value == pytest.approx(4.0)
+    assert at[10_000].at("dense", 1.0).value == 7.0
+    assert UpdateFactors(profile, tensor_of(10_000), "adam").at("sparse", 0.01).value == 1.0
+    named = make_profile(layers={"name:w*": factor(5.0)}).model_copy(update={"updates": {"sgd/sparse": curve}})
+    assert UpdateFactors(named, tensor_of(10_000), "sgd").at("sparse", 0.01).value == 5.0
+
+
+def tensor_of(n):
+    return TensorInfo(name="weight", layer_type="linear", shape=(n,), dtype="float32", entry_bytes=4)
 
 
 def test_a_time_factor_scales_static_joules_only():

@@ -257,6 +257,10 @@ def test_layer_factors_of_the_device_are_found(truth, measure_simulated):
     assert factor.low <= 1.8 <= factor.high
     assert factor.value == pytest.approx(1.8, rel=0.05)
     assert profile.layers["linear/adam/sparse"].factor.value == pytest.approx(1.0, rel=0.05)
+    curve = profile.updates["adam/sparse"]
+    points = {(n, d): each for n, d, each in zip(curve.entries, curve.density, curve.factor, strict=True)}
+    assert points[7813632.0, 0.1] == pytest.approx(1.8, rel=0.05)
+    assert points[4194304.0, 0.1] == pytest.approx(1.0, rel=0.05)
     assert profile.layers["embedding/adam/sparse"].time_factor.value == pytest.approx(1.0, rel=0.03)
     assert profile.coefficients["dram_line"].value == pytest.approx(4.2e-8, rel=0.1)
 

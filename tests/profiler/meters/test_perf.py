@@ -15,8 +15,7 @@ from scripted.perf import lay_pmu
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import MeterContext, MeterUnavailableError
-from cwmp_profiler.meters.perf import Factory
-from cwmp_profiler.meters.perf_event import perf_event_open
+from cwmp_profiler.meters.perf import Factory, perf_event_open
 
 ALL = {"energy-cores": 1, "energy-pkg": 2, "energy-ram": 3, "energy-gpu": 4, "energy-psys": 5}
 COUNT_SOFTWARE_CPU_CLOCK = (1, 0)
