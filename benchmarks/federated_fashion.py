@@ -1,4 +1,4 @@
-"""Reproduce docs/results.md: CWMP beside Top-K at equal energy on non-IID Fashion-MNIST, under three scenarios.
+"""Frontiers of CWMP beside Top-K at equal energy on non-IID Fashion-MNIST, under three scenarios; docs/results.md is by federated_total.py.
 
     python benchmarks/federated_fashion.py -o results          # about an hour on two cores; run again to go on
     python benchmarks/federated_fashion.py -o results --extras # also equal k, no error feedback, other rules

@@ -38,6 +38,8 @@ from cwmp_selector.update import SparseUpdate
 PLACES: list[tuple[Any, str, str]] = [
     (Selector, "select", "search"),
     (mod.Client, "select", "residual"),
+    (mod.Client, "choose", "residual"),
+    (mod.Client, "send", "residual"),
     (mod.Client, "feedback", "residual"),
     (mod.Client, "remember", "residual"),
     (SparseUpdate, "to_bytes", "encoding"),
@@ -108,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--rule", default="cwmp")
+    parser.add_argument("--dense-step", action="store_true", help="the local optimiser writes everything")
     parser.add_argument("--skip-many", action="store_true", help="leave the run with 1,000 clients out")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -122,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         clients=options.clients,
         rounds=2,
         partition="iid",
+        downlink="dense",
+        sparse_step=not options.dense_step,
     )
     dense = run_training(base.with_changes(rule="dense", value_bits=32, error_feedback=False))
     for budget in ("1%", "k=1%"):

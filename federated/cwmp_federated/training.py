@@ -23,12 +23,14 @@ from cwmp_federated.client.trial import trial_step
 from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
-from cwmp_federated.records.checkpoint import HISTORY, LEDGER, PARTITION, Checkpoint, RunStore
+from cwmp_federated.records.checkpoint import HISTORY, LEDGER, PARTITION, PLAN, Checkpoint, RunStore
 from cwmp_federated.records.config import RunConfig
-from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger
+from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger, share_of
 from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.downlink_choice import DownlinkChoice
 from cwmp_federated.server.joules import JouleCheck
 from cwmp_federated.server.limits import Limits
+from cwmp_federated.server.planner import Guard, Plan, make_plan
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
 from cwmp_federated.wire import records as wire
@@ -48,6 +50,7 @@ class RunResult:
         ledger: Joules of every client and round.
         model: Final parameters and buffers.
         remarks: What a reader must know about the joules.
+        plan: What the planner expected; None for a run without a total budget.
     """
 
     config: RunConfig
@@ -55,6 +58,7 @@ class RunResult:
     ledger: Ledger = field(default_factory=Ledger)
     model: State | None = None
     remarks: tuple[str, ...] = ()
+    plan: Plan | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the run as one JSON object."""
@@ -65,8 +69,21 @@ class RunResult:
             "accuracy": accuracies[-1] if accuracies else None,
             "best_accuracy": max(accuracies) if accuracies else None,
             "energy": self.ledger.summary(),
+            "plan": None if self.plan is None else {"expected": self.plan.to_json(), "came": self.came()},
             "remarks": list(self.remarks),
             "history": self.history,
+        }
+
+    def came(self) -> dict[str, Any]:
+        """Return what came of a plan: contacts and joules of the clients."""
+        spent: dict[int, float] = {}
+        for entry in self.ledger.entries:
+            spent[entry.client] = spent.get(entry.client, 0.0) + entry.total_j
+        return {
+            "rounds": self.history[-1]["round"] if self.history else 0,
+            "contacts": len(self.ledger.entries) / self.config.clients,
+            "mean_j": math.fsum(spent.values()) / self.config.clients,
+            "most_j": max(spent.values(), default=0.0),
         }
 
 
@@ -90,6 +107,7 @@ class Server:
         on_row: OnRow | None = None,
         meter: RoundMeter | None = None,
         node_wait_s: float = NODE_WAIT_S,
+        plan: Plan | None = None,
     ) -> None:
         """See the class.
 
@@ -103,14 +121,16 @@ class Server:
             on_row: Called after each round with its row of the history.
             meter: Live meter that reads along.
             node_wait_s: Seconds to wait until enough nodes are connected for a round.
+            plan: What the joules of a total budget go to.
         """
         self._setup, self._config, self._store, self._grid = setup, setup.config, store, grid
         self._on_row, self._meter = on_row, meter
         self._shapes = parameter_shapes(setup.model)
         self._state: State = OrderedDict((name, tensor.clone()) for name, tensor in setup.initial.items())
         buffers = {name: tuple(t.shape) for name, t in self._state.items() if name not in self._shapes}
-        self.result = RunResult(config=setup.config)
-        self._downlink = Downlink(self._shapes, setup.config.value_bits) if setup.config.downlink == "union" else None
+        self.result = RunResult(config=setup.config, plan=plan)
+        self._rounds = setup.config.rounds if plan is None else plan.rounds
+        self._downlink = _downlink_of(setup, self._shapes)
         self._shared = SharedBudget.of(setup) if setup.config.allocation == "shared" else None
         self._done = -1
         self._outcome: RoundOutcome | None = None
@@ -119,12 +139,19 @@ class Server:
         examples = {client: len(part) for client, part in enumerate(setup.parts)}
         self.strategy = CwmpStrategy(
             inner,
-            Gate(self._shapes, buffers, limits or Limits(), examples=examples, check_joules=JouleCheck(setup)),
+            Gate(
+                self._shapes,
+                buffers,
+                limits or Limits(),
+                examples=examples,
+                check_joules=JouleCheck(setup, steps=None if plan is None else plan.local_steps),
+            ),
             seed=setup.config.seed,
             first_round=max(self._done, 0) + 1,
             ledger=self.result.ledger,
             downlink=self._downlink,
             shared=self._shared,
+            guard=None if plan is None else Guard(setup, plan, self.result.ledger),
             before_round=self._before_round,
             on_round=self._after_round,
             node_wait_s=node_wait_s,
@@ -144,7 +171,7 @@ class Server:
         Raises:
             CwmpError: If the run cannot go on.
         """
-        left = self._config.rounds - max(self._done, 0)
+        left = self._rounds - max(self._done, 0)
         if left > 0 or self._done < 0:
             self.strategy.start(
                 grid,
@@ -169,7 +196,7 @@ class Server:
         if self._meter is not None:
             self.result.ledger.metered_j[outcome.round] = self._meter.stop()
         self._outcome = outcome
-        if not outcome.entries and self._grid is not None:
+        if not outcome.entries and self._grid is not None and (outcome.left_out or self.result.plan is None):
             reasons = outcome.left_out[0].reason if outcome.left_out else "nobody was asked"
             raise FederatedError(f"round {outcome.round}: no client took part; the first one {reasons}")
 
@@ -193,6 +220,8 @@ class Server:
         """Return a row: the state after the round, joules and bytes of the round, and who did not count."""
         entries = self.result.ledger.of_round(number)
         outcome = self._outcome
+        update_j = math.fsum(entry.update_j for entry in entries)
+        total_j = math.fsum(entry.total_j for entry in entries)
         return {
             "round": number,
             "accuracy": accuracy,
@@ -203,9 +232,10 @@ class Server:
             if outcome is None
             else [{"node": out.node, "reason": out.reason} for out in outcome.left_out],
             "clipped": [] if outcome is None else [{"node": out.node, "reason": out.reason} for out in outcome.clipped],
-            "update_j": math.fsum(entry.update_j for entry in entries),
+            "update_j": update_j,
             "by_cause_j": self.result.ledger.by_cause(entries),
-            "total_j": math.fsum(entry.total_j for entry in entries),
+            "total_j": total_j,
+            "governed_share": share_of(update_j, total_j),
             "metered_j": self.result.ledger.metered_j.get(number),
             "bytes_up": sum(entry.bytes_up for entry in entries),
             "bytes_down": sum(entry.bytes_down for entry in entries),
@@ -259,6 +289,14 @@ def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def _downlink_of(setup: Setup, shapes: Mapping[str, tuple[int, ...]]) -> Downlink | None:
+    config = setup.config
+    if config.downlink == "dense":
+        return None
+    choose = DownlinkChoice(setup) if config.downlink == "selected" and config.rule != "dense" else None
+    return Downlink(shapes, config.value_bits, choose=choose, initial=setup.initial_digest())
+
+
 def averaging(config: RunConfig, *, min_nodes: int | None = None) -> FedAvg:
     """Return Flower's FedAvg for a run.
 
@@ -283,6 +321,7 @@ def run_training(
     resume: bool = False,
     on_row: OnRow | None = None,
     meter: RoundMeter | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> RunResult:
     """Run a whole training inside this process, on Flower's ClientApp and strategies.
 
@@ -292,6 +331,7 @@ def run_training(
         resume: Go on from the folder's checkpoint.
         on_row: Called after each round with its row of the history.
         meter: Live meter that reads along.
+        on_plan: Called with the plan of a total budget before the first round.
 
     Returns:
         History, ledger and model. A resumed run returns what an unbroken one would have.
@@ -315,5 +355,12 @@ def run_training(
         store.create(config, {"dataset_sha256": digest, "images": len(setup.dataset.train_y)})
         save_partition(store.folder / PARTITION, setup.parts, spec=config.partition, seed=config.seed, digest=digest)
     grid = LocalGrid(app, config.clients, config.to_run_config())
-    server = Server(setup, inner=averaging(config), store=store, resume=resume, grid=grid, on_row=on_row, meter=meter)
+    plan = make_plan(setup) if config.total_budget else None
+    if plan is not None:
+        if on_plan is not None:
+            on_plan(plan)
+        if store is not None:
+            store.write(PLAN, plan.to_json())
+    inner = averaging(config if plan is None else config.with_changes(clients_per_round=plan.clients_per_round))
+    server = Server(setup, inner=inner, store=store, resume=resume, grid=grid, on_row=on_row, meter=meter, plan=plan)
     return server.run(grid)

@@ -78,7 +78,7 @@ def test_bytes_in_the_ledger_are_the_bytes_that_were_serialised(monkeypatch):
             grids.append(self)
 
     monkeypatch.setattr(training, "LocalGrid", Spy)
-    for downlink in ("dense", "union"):
+    for downlink in ("dense", "union", "selected"):
         ledger = run_training(BASE.with_changes(downlink=downlink)).ledger
         assert (ledger.bytes_up, ledger.bytes_down) == (grids[-1].bytes_up, grids[-1].bytes_down)
 
@@ -119,8 +119,9 @@ class Killed(Exception):
         {},
         {"downlink": "union"},
         {"allocation": "shared"},
-        {"sparse_step": True, "optimizer": "momentum"},
-        {"clients_per_round": 2, "downlink": "union"},
+        {"sparse_step": False, "downlink": "dense"},
+        {"optimizer": "momentum", "contact": "apart"},
+        {"clients_per_round": 2, "downlink": "selected"},
         {"rule": "random-k", "error_feedback": False},
     ],
     ids=str,
@@ -202,7 +203,7 @@ def test_error_feedback_loses_nothing():
     from cwmp_federated.training import Server, averaging
     from cwmp_federated.wire import records as wire
 
-    config = BASE.with_changes(clients=1, partition="iid", rounds=3, value_bits=32)
+    config = BASE.with_changes(clients=1, partition="iid", rounds=3, value_bits=32, sparse_step=False, downlink="dense")
     setup = make_setup(config)
     changed = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in state_of(setup.model).items()}
     start = setup.initial
@@ -241,20 +242,57 @@ def test_clients_that_keep_up_hold_the_public_model_bit_for_bit(monkeypatch):
     for context in kept["grid"].contexts.values():
         held = wire.to_state(context.state.array_records[MODEL])
         assert all(torch.equal(held[name], public[name]) for name in public)
-    dense = run_training(BASE.with_changes(rounds=4))
+    dense = run_training(BASE.with_changes(rounds=4, downlink="dense"))
     assert sparse.ledger.bytes_down < 0.7 * dense.ledger.bytes_down
     assert sparse.history[-1]["accuracy"] == pytest.approx(dense.history[-1]["accuracy"], abs=0.05)
 
 
 def test_memory_joules_follow_a_sparse_step():
-    dense_step = run_training(BASE.with_changes(rounds=1))
-    sparse_step = run_training(BASE.with_changes(rounds=1, sparse_step=True))
+    dense_step = run_training(BASE.with_changes(rounds=1, sparse_step=False))
+    sparse_step = run_training(BASE.with_changes(rounds=1))
     assert sparse_step.ledger.total("memory") < dense_step.ledger.total("memory")
     assert all(entry.update_j <= entry.budget_j * (1 + 1e-9) for entry in sparse_step.ledger.entries)
 
 
+def test_the_share_that_budgets_govern_stands_in_every_record(result):
+    summary = result.ledger.summary()
+    assert summary["governed_share"] == pytest.approx(summary["update_j"] / summary["total_j"])
+    assert 0 < summary["governed_share"] < 1
+    for row, entry in zip(result.history[1:], result.ledger.entries[::5], strict=True):
+        assert row["governed_share"] == pytest.approx(row["update_j"] / row["total_j"])
+        assert entry.to_json()["governed_share"] == pytest.approx(entry.update_j / entry.total_j)
+    assert result.history[0]["governed_share"] is None, "before the first round nothing was spent"
+
+
+def test_a_client_that_can_draw_the_first_model_is_not_sent_it(result):
+    first = [entry for entry in result.ledger.entries if entry.round == 1]
+    assert max(entry.bytes_down for entry in first) < 2000
+    whole = run_training(BASE.with_changes(rounds=1, downlink="dense")).ledger.entries
+    assert min(entry.bytes_down for entry in whole) > 4 * whole[0].entries
+
+
+def test_one_contact_pays_one_burst(result):
+    """Rounds that follow each other pay one promotion and one tail where the profile has no times, and never more than apart."""
+    apart = run_training(BASE.with_changes(contact="apart"))
+    fixed = {run: [e.fixed_j for e in found.ledger.entries] for run, found in (("joined", result), ("apart", apart))}
+    assert fixed["joined"][:5] == pytest.approx(fixed["apart"][:5], rel=1e-9), "the first round has nothing to join"
+    assert all(joined < alone for joined, alone in zip(fixed["joined"][5:], fixed["apart"][5:], strict=True))
+    entries = [[vars_of(e) for e in run.ledger.entries] for run in (result, apart)]
+    assert entries[0] == entries[1], "nothing else changes"
+
+
+def vars_of(entry):
+    return {key: value for key, value in entry.to_json().items() if key not in ("fixed_j", "total_j", "governed_share")}
+
+
+def test_dense_steps_say_that_their_update_is_a_price_and_no_work(result):
+    dense = run_training(BASE.with_changes(rounds=1, sparse_step=False))
+    assert any("a price and no work" in remark for remark in dense.remarks)
+    assert not any("a price and no work" in remark for remark in result.remarks)
+
+
 def test_one_threshold_for_all_meets_the_sum_of_budgets():
-    config = BASE.with_changes(allocation="shared", rounds=6, budget="5%")
+    config = BASE.with_changes(allocation="shared", rounds=6, budget="5%", sparse_step=False)
     ledger = run_training(config).ledger
     budget = sum(entry.budget_j for entry in ledger.entries)
     assert 0.9 * budget < ledger.update_j() <= budget * (1 + 1e-9)
@@ -268,7 +306,10 @@ def test_one_threshold_for_all_meets_the_sum_of_budgets():
 
 def test_a_mix_of_profiles_pays_by_each_profile():
     config = BASE.with_changes(
-        profile="simulated-board=0.6,simulated-server=0.4", budget="simulated-board=3%,simulated-server=2mJ", rounds=1
+        profile="simulated-board=0.6,simulated-server=0.4",
+        budget="simulated-board=3%,simulated-server=2mJ",
+        rounds=1,
+        sparse_step=False,
     )
     entries = run_training(config).ledger.entries
     by_profile = {name: [e for e in entries if e.profile == name] for name in ("simulated-board", "simulated-server")}

@@ -163,7 +163,7 @@ def _cifar(folder):
 def test_train_runs_resnet18_on_the_format_of_cifar10(capsys, tmp_path):
     _cifar(tmp_path)
     argv = ["train", "--profile", "simulated-board", "--dataset", "cifar10", "--data-dir", str(tmp_path), "--model", "resnet18",
-            "--clients", "2", "--rounds", "1", "--budget", "1%", "--radio", "wifi", "--partition", "iid", "--json"]  # fmt: skip
+            "--clients", "2", "--rounds", "1", "--budget", "1%", "--radio", "wifi", "--partition", "iid", "--downlink", "dense", "--json"]  # fmt: skip
     status, _, err = run(capsys, *argv)
     assert status == 1, "an archive that is not the published one was taken without a word"
     assert "--any-archive" in err

@@ -38,11 +38,30 @@ Radio = Annotated[str, typer.Option(help="Radio preset, file, or a radio of the 
 ValueBits = Annotated[int, typer.Option(help="Bits of a sent value: 16 or 32.")]
 SparseStep = Annotated[
     bool,
-    typer.Option("--sparse-step", help="The local optimiser writes only the kept entries, chosen before training."),
+    typer.Option(
+        "--sparse-step/--dense-step",
+        help="The local optimiser writes only the kept entries, chosen before training; or it writes all.",
+    ),
 ]
-Downlink = Annotated[str, typer.Option(help="dense: the whole model to every client; union: only what changed.")]
+Downlink = Annotated[
+    str,
+    typer.Option(
+        help="dense: the whole model to every client; union: what changed; selected: of it what is worth most, the rest later."
+    ),
+]
+Contact = Annotated[
+    str,
+    typer.Option(help="joined: an update and the next round's model share one burst; apart: a burst for each."),
+]
 Allocation = Annotated[
     str, typer.Option(help="each: every client meets its budget; shared: one threshold for all, the sum is met.")
+]
+TotalBudget = Annotated[
+    str,
+    typer.Option(
+        metavar="J",
+        help="Joules of one client for the whole run, all causes: 20J. Plans local steps, rounds, clients and entries.",
+    ),
 ]
 Static = Annotated[
     str,
@@ -71,7 +90,9 @@ FIELDS = (
     "value_bits",
     "sparse_step",
     "downlink",
+    "contact",
     "allocation",
+    "total_budget",
     "static",
     "residency",
 )
@@ -93,6 +114,11 @@ def make_config(given: dict[str, Any], **more: Any) -> RunConfig:
     folder = given.get("data_dir")
     fields = {name: given[name] for name in FIELDS}
     return RunConfig(**fields, data_dir=str(folder.expanduser().absolute()) if folder else "", **more)
+
+
+def share_text(share: float | None) -> str:
+    """Return a share as a percentage with two digits; `-` for none."""
+    return "-" if share is None else f"{100 * share:.2g}%"
 
 
 def bytes_text(count: float) -> str:

@@ -38,9 +38,11 @@ def pareto(
     model: options.Model = "mlp",
     radio: options.Radio = "",
     value_bits: options.ValueBits = 16,
-    sparse_step: options.SparseStep = False,
-    downlink: options.Downlink = "dense",
+    sparse_step: options.SparseStep = True,
+    downlink: options.Downlink = "union",
+    contact: options.Contact = "joined",
     allocation: options.Allocation = "each",
+    total_budget: options.TotalBudget = "",
     static: options.Static = "",
     residency: options.Residency = "step",
     jobs: Annotated[int, typer.Option(min=0, help="Processes of one thread each; 0 is one per core.")] = 0,
@@ -157,7 +159,7 @@ class _Bar:
             config = point["config"]
             self._progress.console.print(
                 f"{done}/{total} {config['rule']} {config['budget']} seed {config['seed']}: accuracy {point['accuracy']:.4f}, "
-                f"update {si(point['update_j'], 'J')}, {point['wall_s']:.1f} s",
+                f"total {si(point['total_j'], 'J')} (update {si(point['update_j'], 'J')}), {point['wall_s']:.1f} s",
                 markup=False,
             )
 
@@ -170,7 +172,7 @@ def _show(result: dict[str, Any], reference: str) -> None:
         if not result[key]:
             continue
         table = Table(title=f"{title}, {len(result['seeds'])} seeds, {', '.join(result['provenance'])}", box=None)
-        for head in ("budget", "rule", "accuracy", "95% interval", "update", "total", "density", "bytes up"):
+        for head in ("budget", "rule", "accuracy", "95% interval", "update", "total", "share", "density", "bytes up"):
             table.add_column(head, justify="left" if head in ("budget", "rule") else "right")
         for row in result[key]:
             span = "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
@@ -181,6 +183,7 @@ def _show(result: dict[str, Any], reference: str) -> None:
                 span,
                 si(row["update_j"], "J"),
                 si(row["total_j"], "J"),
+                options.share_text(row["governed_share"]),
                 f"{100 * row['density']:.3g}%",
                 options.bytes_text(row["bytes_up"]),
             )
@@ -188,7 +191,8 @@ def _show(result: dict[str, Any], reference: str) -> None:
     if result["dense"]:
         dense = result["dense"]
         console.print(f"dense: accuracy {dense['accuracy']:.4f}, update {si(dense['update_j'], 'J')}")
-    _show_targets(console, result, reference)
+    for key, kind in (("joules_to_accuracy", "update joules"), ("total_joules_to_accuracy", "total joules")):
+        _show_targets(console, result[key], kind, reference)
     for comparison in result["comparisons"].values():
         gains = [gain for gain in comparison["hypervolume_gain"].values() if gain is not None]
         if gains:
@@ -200,14 +204,13 @@ def _show(result: dict[str, Any], reference: str) -> None:
         err().print(f"note: {remark}", markup=False)
 
 
-def _show_targets(console: Any, result: dict[str, Any], reference: str) -> None:
+def _show_targets(console: Any, rows: list[dict[str, Any]], kind: str, reference: str) -> None:
     from rich.table import Table
 
-    rows = result["joules_to_accuracy"]
     names = list(rows[0]["ratio"]) if rows else []
     if not names:
         return
-    table = Table(title=f"joules to an accuracy, over those of {reference} (geometric mean over seeds)", box=None)
+    table = Table(title=f"{kind} to an accuracy, over those of {reference} (geometric mean over seeds)", box=None)
     table.add_column("accuracy", justify="right")
     for name in names:
         table.add_column(f"{name}, frontier", justify="right")

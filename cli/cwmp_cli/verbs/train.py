@@ -50,9 +50,11 @@ def train(
     error_feedback: Annotated[
         bool, typer.Option("--feedback/--no-feedback", help="Keep what was not sent and add it to the next update.")
     ] = True,
-    sparse_step: options.SparseStep = False,
-    downlink: options.Downlink = "dense",
+    sparse_step: options.SparseStep = True,
+    downlink: options.Downlink = "union",
+    contact: options.Contact = "joined",
     allocation: options.Allocation = "each",
+    total_budget: options.TotalBudget = "",
     static: options.Static = "",
     residency: options.Residency = "step",
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, weights, batches and sampling.")] = 0,
@@ -121,7 +123,17 @@ def _run(config: Any, folder: Path | None, *, resume: bool, meter: str | None, q
     from cwmp_federated.training import run_training
 
     with _open_meter(meter) as round_meter, _Progress(config.rounds, quiet=quiet) as progress:
-        return run_training(config, folder, resume=resume, on_row=progress.show, meter=round_meter)
+        say = None if quiet else _say_plan
+        return run_training(config, folder, resume=resume, on_row=progress.show, meter=round_meter, on_plan=say)
+
+
+def _say_plan(plan: Any) -> None:
+    err().print(
+        f"plan: {plan.rounds} rounds of {plan.clients_per_round} clients, {plan.local_steps} local steps a contact, "
+        f"{plan.contacts:.3g} contacts a client; a contact takes {si(plan.entries_j, 'J')} for entries and {si(plan.other_j, 'J')} "
+        f"beside; expected {si(plan.expected_j, 'J')} of {si(plan.total_j, 'J')} a client (best of {plan.candidates} plans)",
+        markup=False,
+    )
 
 
 def _open_meter(name: str | None) -> Any:
@@ -171,8 +183,8 @@ class _Progress:
             self._live.update(self._table())
         elif not self._quiet:
             self._console.print(
-                f"round {row['round']}/{self._rounds}: accuracy {row['accuracy']:.4f}, update {si(row['update_j'], 'J')}, "
-                f"total {si(row['total_j'], 'J')}, up {options.bytes_text(row['bytes_up'])}, "
+                f"round {row['round']}/{self._rounds}: accuracy {row['accuracy']:.4f}, total {si(row['total_j'], 'J')} "
+                f"(updates {si(row['update_j'], 'J')}, {options.share_text(row['governed_share'])}), up {options.bytes_text(row['bytes_up'])}, "
                 f"down {options.bytes_text(row['bytes_down'])}"
             )
 
@@ -180,13 +192,28 @@ class _Progress:
         from rich.table import Table
 
         table = Table(title=f"round {self._rows[-1]['round'] if self._rows else 0} of {self._rounds}", box=None)
-        for head in ("round", "accuracy", "update", "memory", "compute", "uplink", "downlink", "fixed", "up", "down"):
+        for head in (
+            "round",
+            "accuracy",
+            "total",
+            "updates",
+            "share",
+            "memory",
+            "compute",
+            "uplink",
+            "downlink",
+            "fixed",
+            "up",
+            "down",
+        ):
             table.add_column(head, justify="right")
         for row in self._rows[-12:]:
             table.add_row(
                 str(row["round"]),
                 f"{row['accuracy']:.4f}",
+                si(row["total_j"], "J"),
                 si(row["update_j"], "J"),
+                options.share_text(row["governed_share"]),
                 *(si(joules, "J") for joules in row["by_cause_j"].values()),
                 options.bytes_text(row["bytes_up"]),
                 options.bytes_text(row["bytes_down"]),
@@ -212,10 +239,18 @@ def _show(result: RunResult) -> None:
         table.add_row(cause, si(joules, "J"))
     table.add_row("total", si(energy["total_j"], "J"))
     table.add_row("of it updates (budgeted)", si(energy["update_j"], "J"))
+    table.add_row("share that budgets govern", options.share_text(energy["governed_share"]))
     if energy["metered_j"] is not None:
         name = f"{energy['meter']['provenance']} on this machine ({energy['meter']['name']})"
         table.add_row(name, si(energy["metered_j"], "J"))
     console.print(table)
+    if result.plan is not None:
+        came = result.came()
+        console.print(
+            f"a client spent {si(came['mean_j'], 'J')} on average, {si(came['most_j'], 'J')} at most, "
+            f"in {came['contacts']:.3g} contacts; expected {si(result.plan.expected_j, 'J')} in {result.plan.contacts:.3g}, "
+            f"allowed {si(result.plan.total_j, 'J')}"
+        )
     console.print(
         f"bytes up {options.bytes_text(energy['bytes_up'])}, down {options.bytes_text(energy['bytes_down'])} (whole messages)"
     )

@@ -16,6 +16,7 @@ from cwmp_federated.client.learning import batches, evaluate, first_gradient, lo
 from cwmp_federated.client.mod import Client, CwmpMod, round_of, setup_of
 from cwmp_federated.client.setup import generator, number
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.threshold import STEPS
 
 app = ClientApp()
 
@@ -36,27 +37,22 @@ def _train(client: Client, message: Message) -> Message:
     load_state(model, wire.to_state(wire.arrays_of(message)))
     put_back(model, setup.home)
     images, labels = setup.images(client.index)
-    plan = batches(
-        len(labels),
-        config.batch_size,
-        config.local_epochs,
-        generator(config.seed, round_of(message), client.index, 1),
-    )
+    wanted = wire.whole(wire.config_of(message), STEPS)
+    once = -(-len(labels) // config.batch_size)
+    epochs = config.local_epochs if wanted is None else -(-wanted // max(once - 1, 1))
+    plan = batches(len(labels), config.batch_size, epochs, generator(config.seed, round_of(message), client.index, 1))
+    plan = plan[:wanted]
     records: OrderedDict[str, ArrayRecord] = OrderedDict()
     threshold: dict[str, float] = {}
     kept: dict[str, Tensor] | None = None
-    if config.sparse_step:
-        gradient = first_gradient(model, images, labels, plan[0])
-        estimate = {name: -config.learning_rate * len(plan) * g for name, g in gradient.items()}
-        update = client.select(estimate, client.feedback(), message, local_steps=len(plan))
+    first: tuple[dict[str, Tensor], float] | None = None
+    if config.chooses_first:
+        first = first_gradient(model, images, labels, plan[0])
+        expected = {name: -config.learning_rate * len(plan) * g for name, g in first[0].items()}
+        update = client.choose(expected, message, len(plan))
         kept = dict(update.indices)
         threshold["lambda"] = update.lambda_
-        records[wire.KEPT] = wire.to_record(
-            {
-                **{f"index/{name}": index for name, index in kept.items()},
-                **{f"estimate/{name}": change for name, change in estimate.items()},
-            }
-        )
+        records[wire.KEPT] = wire.to_record(kept)
     done = train(
         model,
         images,
@@ -65,6 +61,7 @@ def _train(client: Client, message: Message) -> Message:
         learning_rate=config.learning_rate,
         optimizer=config.optimizer,
         kept=kept,
+        first=first,
     )
     records[wire.ARRAYS] = wire.to_record(state_of(model))
     metrics = MetricRecord(

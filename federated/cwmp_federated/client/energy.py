@@ -1,32 +1,37 @@
 """What a client's round costs by its device profile: the budget's currency, and the entries of the ledger.
 
-Budgets are about what selection can change: writing and sending the kept entries. Fixed joules (operator calls, promotion and
-tail of the radio, the payload's header and the message's envelope) are paid whatever is selected; they stand beside it in the ledger and are in no budget.
+Budgets are about what selection can change: writing and sending the kept entries. What is paid whatever is selected (passes, operator
+calls, promotion and tail of the radio, the payload's header and the message's envelope) stands beside it in the ledger and is in no
+budget on updates; `--total-budget` is about all of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from cwmp_costmodels.costs.layers import LayerCosts, layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.prices import Prices, Static
-from cwmp_costmodels.radio import Planned, Radio, load_radio, schedule_energy
+from cwmp_costmodels.radio import Planned, Radio, load_radio, payload_bits, schedule_energy
 from cwmp_federated.client.learning import parameter_shapes
+from cwmp_federated.client.passes import Pass, count_pass
 from cwmp_federated.records.config import RunConfig
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.update import SparseUpdate, lines_touched
+
+PRICE_NOT_WORK = (
+    "after dense local steps the joules of writing the kept entries are a price and no work: no client writes them; "
+    "a sparse step, the default, charges what is written"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +40,18 @@ class Work:
 
     Attributes:
         kept: Entries sent by parameter name.
-        lines: Memory lines that they lie in, by parameter name.
+        lines: Memory lines that the written entries lie in (those sent, where `moved` is None), by parameter name.
+        moved: Entries that the steps of a sparse step wrote, by parameter name; None for those sent.
         payload_bytes: Bytes of the encoded update.
         bytes_up: Bytes of the message to the server.
         bytes_down: Bytes of the message from the server.
         steps: Local optimiser steps.
         images: Images trained on, counted once per epoch.
-        received: Entries received by parameter name, where the model came sparse; absent names came whole.
+        written: Entries of the model that receiving it wrote, by parameter name, where it came sparse; absent names came whole.
+        written_lines: Memory lines that they lie in.
+        sparse_step: Whether the local optimiser wrote only the kept entries, which were chosen before training.
+        left_out: Parameters without a weight gradient in every step but the first.
+        joined: Whether the download shared the burst of this client's last upload.
     """
 
     kept: Mapping[str, int]
@@ -51,7 +61,12 @@ class Work:
     bytes_down: int
     steps: int
     images: int
-    received: Mapping[str, int] = field(default_factory=dict)
+    written: Mapping[str, int] = field(default_factory=dict)
+    written_lines: Mapping[str, int] = field(default_factory=dict)
+    sparse_step: bool = False
+    left_out: frozenset[str] = frozenset()
+    joined: bool = False
+    moved: Mapping[str, int] | None = None
 
 
 class MarginalCosts:
@@ -112,6 +127,27 @@ class MarginalCosts:
         return self._dense_j
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Joules of sending alone, of entries that were written already or never will be here: bits, and nothing else.
+
+    Attributes:
+        bit_j: Joules of a bit, above 0.
+        frame_bits: Bits of a payload that holds nothing: in no budget.
+    """
+
+    bit_j: float
+    frame_bits: float
+
+    def joules(self, payload_bytes: int) -> float:
+        """Return the joules of a payload without its frame."""
+        return max(8.0 * payload_bytes - self.frame_bits, 0.0) * self.bit_j
+
+    def bits(self, joules: float) -> float:
+        """Return the bits that a payload may have for so many joules."""
+        return joules / self.bit_j + self.frame_bits
+
+
 class ClientEnergy:
     """Prices of one device for one model.
 
@@ -135,58 +171,85 @@ class ClientEnergy:
         """
         self.profile = load_profile(profile_name)
         self.radio: Radio | None = load_radio(config.radio, profile=self.profile) if config.radio else None
-        self._config, self._model = config, model
+        self._config, self._model, self._images = config, model, images
         self._costs_of_steps: dict[int, LayerCosts] = {}
         self._marginal_of_steps: dict[int, MarginalCosts] = {}
+        self._writing_of_steps: dict[int, MarginalCosts] = {}
+        self._gradient_j: dict[str, float] = {}
         self._frame_bits = empty_update(parameter_shapes(model)).payload_bits
-        self.costs = self.layer_costs(1)
+        self.costs = self.layer_costs(int(config.chooses_first))
+        plain = Scenario(residency=self.costs.scenario.residency)
+        self._receiving = layer_costs(self.profile, model, plain, static=self.costs.static)
         self.provenance: Provenance = self.costs.provenance
         self._prices = Prices(self.profile, self.costs.static)
-        self._flops_per_image = training_flops(model, images) / len(images)
+        self._passes: dict[frozenset[str], Pass] = {}
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was derived or left out of the joules."""
-        return tuple(dict.fromkeys((*self.costs.remarks, *self._prices.remarks)))
+        own = () if self._config.chooses_first else (PRICE_NOT_WORK,)
+        return tuple(dict.fromkeys((*self.costs.remarks, *self._prices.remarks, *own)))
 
     def layer_costs(self, local_steps: int) -> LayerCosts:
         """Return the layer costs of an update that is written in `local_steps` steps of the local optimiser.
 
-        Without `sparse_step` the selection is made after training and written once, plainly.
+        0 steps: the entries are chosen after training, and priced as written once, plainly.
         """
-        steps = local_steps if self._config.sparse_step else 1
-        if steps not in self._costs_of_steps:
+        if local_steps not in self._costs_of_steps:
             static: Static | None = None
             if self._config.static:
                 static = "attributed" if self._config.static == "attributed" else "excluded"
             scenario = Scenario(
                 radio=self.radio,
-                optimizer=self._optimizer(),
-                local_steps=steps,
+                optimizer=cast("Optimizer", self._config.optimizer) if local_steps else "sgd",
+                local_steps=max(local_steps, 1),
                 value_bits=self._config.value_bits,
                 index_code="rice",
                 residency="tensor" if self._config.residency == "tensor" else "step",
             )
-            self._costs_of_steps[steps] = layer_costs(self.profile, self._model, scenario, static=static)
-        return self._costs_of_steps[steps]
+            self._costs_of_steps[local_steps] = layer_costs(self.profile, self._model, scenario, static=static)
+        return self._costs_of_steps[local_steps]
 
-    def lines(self, update: SparseUpdate) -> dict[str, int]:
-        """Return the memory lines that an update's entries lie in, by parameter name."""
+    def lines(self, indices: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """Return the memory lines that some entries lie in, by parameter name, given their flat positions."""
         layers = self.costs.layers
-        return {name: lines_touched(index, layers[name].line_entries) for name, index in update.indices.items()}
+        return {name: lines_touched(index, layers[name].line_entries) for name, index in indices.items()}
 
     def marginal(self, local_steps: int) -> MarginalCosts:
         """Return the same without fixed parts: what the selector gets."""
-        steps = local_steps if self._config.sparse_step else 1
-        if steps not in self._marginal_of_steps:
-            self._marginal_of_steps[steps] = MarginalCosts(self.layer_costs(steps), self._frame_bits)
-        return self._marginal_of_steps[steps]
+        if local_steps not in self._marginal_of_steps:
+            self._marginal_of_steps[local_steps] = MarginalCosts(self.layer_costs(local_steps), self._frame_bits)
+        return self._marginal_of_steps[local_steps]
 
-    def _optimizer(self) -> Optimizer:
-        return cast("Optimizer", self._config.optimizer) if self._config.sparse_step else "sgd"
+    def writing(self, local_steps: int) -> MarginalCosts:
+        """Return the same for writing alone, in `local_steps` steps."""
+        if local_steps not in self._writing_of_steps:
+            scenario = replace(self.layer_costs(local_steps).scenario, radio=None)
+            costs = layer_costs(self.profile, self._model, scenario, static=self.costs.static)
+            self._writing_of_steps[local_steps] = MarginalCosts(costs, self._frame_bits)
+        return self._writing_of_steps[local_steps]
+
+    def sending(self) -> Sending | None:
+        """Return what sending alone costs; None where it costs nothing."""
+        bit_j = 0.0 if self.radio is None else self.radio.marginal_j_per_bit("up")
+        return Sending(bit_j, self._frame_bits) if bit_j else None
+
+    def lines_at_most(self, name: str, entries: int) -> int:
+        """Return the most memory lines that so many entries of a tensor can lie in."""
+        layer = self.costs.layers[name]
+        return min(entries, -(-layer.tensor.numel // layer.line_entries))
+
+    def gradient_j(self, name: str) -> float:
+        """Return the joules that one local step of a whole batch spends on a tensor's weight gradient: a pass with it less one without."""
+        if name not in self._gradient_j:
+            batch = float(self._config.batch_size)
+            both = (self.pass_counts(1, batch, left_out) for left_out in (frozenset[str](), frozenset({name})))
+            whole, without = (math.fsum(self._prices.joules(counts).values()) for counts in both)
+            self._gradient_j[name] = max(whole - without, 0.0)
+        return self._gradient_j[name]
 
     def report(self, work: Work) -> dict[str, float]:
-        """Return the joules of a client's round by cause, and `update`: the part that budgets are about.
+        """Return the joules of a client's round by cause, their `total`, and `update`: the part that budgets on updates are about.
 
         Args:
             work: What the client did.
@@ -194,37 +257,115 @@ class ClientEnergy:
         Raises:
             ProfileError: If the profile lacks a coefficient that the work needs.
         """
-        costs = self.layer_costs(work.steps)
-        update, fixed_j = self.marginal(work.steps).split_j(
-            work.kept, lines=work.lines, payload_bits=8.0 * work.payload_bytes
-        )
+        written_in = work.steps if work.sparse_step else 0
+        costs = self.layer_costs(written_in)
+        if work.moved is None:
+            update, fixed_j = self.marginal(written_in).split_j(
+                work.kept, lines=work.lines, payload_bits=8.0 * work.payload_bytes
+            )
+        else:
+            update, fixed_j = self.writing(work.steps).split_j(work.moved, lines=work.lines, payload_bits=0.0)
+            sending = self.sending()
+            if sending is not None:
+                update["uplink"] = sending.joules(work.payload_bytes)
+                fixed_j += costs.burst_j() if any(work.kept.values()) else 0.0
         launches_j = fixed_j - (costs.burst_j() if any(work.kept.values()) else 0.0)
         training = self._prices.joules(self._training_counts(work))
+        received = self._received_j(work)
         up_j, down_j, radio_fixed_j = self._radio_joules(work)
-        return {
-            "memory": update["memory"] + training["memory"],
-            "compute": update["compute"] + training["compute"],
+        causes = {
+            "memory": update["memory"] + training["memory"] + received["memory"],
+            "compute": update["compute"] + training["compute"] + received["compute"],
             "uplink": update["uplink"],
             "downlink": down_j,
-            "fixed": max(launches_j, 0.0) + training["launch"] + max(up_j - update["uplink"], 0.0) + radio_fixed_j,
-            "update": math.fsum(update.values()),
+            "fixed": math.fsum(
+                (
+                    max(launches_j, 0.0),
+                    training["launch"],
+                    received["fixed"],
+                    max(up_j - update["uplink"], 0.0),
+                    radio_fixed_j,
+                )
+            ),
         }
+        return {**causes, "update": math.fsum(update.values()), "total": math.fsum(causes.values())}
 
     def _training_counts(self, work: Work) -> Counts:
-        """Forward and backward arithmetic, the local optimiser's dense steps, and writing the model that was received.
-
-        Traffic of activations and weights inside forward and backward passes is not counted: it is the same for all rules.
-        """
-        counts: Counts = {"flop_float32": self._flops_per_image * work.images}
+        """Passes, the local optimiser's dense steps, writing the model that was received, and choosing what to send."""
+        counts: Counts = {}
+        later = work.steps - 1
+        for steps, left_out in ((1, frozenset[str]()), (later, work.left_out)):
+            if steps:
+                counts = add(counts, self.pass_counts(steps, work.images * steps / work.steps, left_out))
         optimizer = cast("Optimizer", self._config.optimizer)
         for name, layer in self.costs.layers.items():
             size, width = layer.tensor.numel, layer.tensor.entry_bytes
-            received = work.received.get(name, size) * width
-            for level, share in (layer.shares or {layer.level: 1.0}).items():
-                counts = add(counts, stream(level, written_bytes=received * share))
-            if not self._config.sparse_step:
+            shares = layer.shares or {layer.level: 1.0}
+            read, written = self._choice_streams(sparse_step=work.sparse_step)
+            if name not in work.written:
+                written += 1
+            for level, share in shares.items():
+                part = size * width * share
+                counts = add(counts, stream(level, read_bytes=read * part, written_bytes=written * part))
+            if not work.sparse_step:
                 counts = add(counts, scale(layer.dense_step_counts(optimizer), work.steps))
         return counts
+
+    def _choice_streams(self, *, sparse_step: bool) -> tuple[int, int]:
+        """Return how often choosing what to send reads and writes the whole of a tensor.
+
+        The search reads the candidates once; error feedback reads and writes the residual. After dense local steps the change is
+        the difference to the model that was received, which had to be kept: written, and read with the trained one.
+        """
+        if self._config.rule == "dense":
+            return 0, 0
+        read, written = (2, 1) if self._config.error_feedback else (1, 0)
+        return (read, written) if sparse_step else (read + 2, written + 1)
+
+    def pass_counts(self, steps: int, images: float, left_out: frozenset[str]) -> Counts:
+        """Return the counts of some steps' forward and backward passes.
+
+        Parameters and their gradients live where the layer costs say; an operator's activations in the nearest level that holds
+        all that the operator touches.
+
+        Args:
+            steps: Steps.
+            images: Images of all these steps.
+            left_out: Parameters without a weight gradient.
+        """
+        if left_out not in self._passes:
+            self._passes[left_out] = count_pass(self._model, self._images, left_out)
+        found, batch, device = self._passes[left_out], images / steps, self.profile.device.info()
+        counts: Counts = {"flop_float32": found.flops_per_image * batch, "launch": float(len(found.operations))}
+        for operation in found.operations:
+            read, written = operation.read_bytes * batch, operation.written_bytes * batch
+            fixed = sum(operation.parameters.values()) + sum(operation.gradients.values())
+            level = device.level_of(read + written + fixed)
+            counts = add(counts, stream(level, read_bytes=read, written_bytes=written, launches=0.0))
+            for name in {**operation.parameters, **operation.gradients}:
+                layer = self.costs.layers.get(name)
+                if layer is None:
+                    continue
+                read_bytes, written_bytes = operation.parameters.get(name, 0), operation.gradients.get(name, 0)
+                for place, share in (layer.shares or {layer.level: 1.0}).items():
+                    part = stream(
+                        place, read_bytes=read_bytes * share, written_bytes=written_bytes * share, launches=0.0
+                    )
+                    counts = add(counts, part)
+        return scale(counts, steps)
+
+    def received_entry_j(self, name: str) -> float:
+        """Return the joules of receiving and writing one entry of a sparse model, at the density of a hundredth."""
+        size, density = self._receiving.numel(name), 0.01
+        down = 0.0 if self.radio is None else self.radio.marginal_j_per_bit("down")
+        kept = max(size * density, 1.0)
+        bits = payload_bits(size, kept, self._config.value_bits, "rice") / kept
+        return self._receiving.entry_j(name, density) + bits * down
+
+    def _received_j(self, work: Work) -> dict[str, float]:
+        """Return the joules by cause of writing the entries of a model that came sparse: a plain addition where it changed."""
+        written = {name: count for name, count in work.written.items() if count}
+        return self._receiving.parts_j(written, lines=work.written_lines)
 
     def _radio_joules(self, work: Work) -> tuple[float, float, float]:
         if self.radio is None:
@@ -236,7 +377,11 @@ class ClientEnergy:
                 Planned(bits=8.0 * work.bytes_up, direction="up"),
             ],
         )
-        return transfers.up_j, transfers.down_j, transfers.fixed_j
+        fixed_j = transfers.fixed_j
+        if work.joined:
+            # The last upload's round paid a whole tail, and this download found the radio awake.
+            fixed_j = max(fixed_j - self.radio.promotion_j() - self.radio.tail_j(), 0.0)
+        return transfers.up_j, transfers.down_j, fixed_j
 
     def _training_s(self, work: Work) -> float | None:
         """Seconds between download and upload by the profile's times; None where it has none: then two bursts are paid."""
@@ -254,43 +399,3 @@ def empty_update(shapes: Mapping[str, tuple[int, ...]]) -> SparseUpdate:
         shapes=dict(shapes),
         value_formats=dict.fromkeys(shapes, "float32"),
     )
-
-
-class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up floating-point operations by torch's own formulas.
-
-    torch's `FlopCounterMode` imports torch's compiler, which takes a second or more; a fleet starts a process for every message.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from importing its compiler only to keep it out of here."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count it if there is a formula for it."""
-        del types
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.flops += int(formula(*args, **(kwargs or {}), out_val=out))
-        return out
-
-
-def training_flops(model: nn.Module, images: torch.Tensor) -> int:
-    """Return the floating-point operations of a forward and backward pass, by torch's own formulas.
-
-    Matrix products and convolutions are counted; elementwise operations are not. The model is left as it was.
-    """
-    saved = [buffer.clone() for buffer in model.buffers()]
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    with _FlopCounter() as counter:
-        torch.autograd.grad(model(images).sum(), parameters, allow_unused=True)
-    for buffer, value in zip(model.buffers(), saved, strict=True):
-        buffer.copy_(value)
-    return int(counter.flops)

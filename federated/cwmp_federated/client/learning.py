@@ -7,6 +7,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,8 +200,12 @@ def train(
     learning_rate: float,
     optimizer: str = "sgd",
     kept: Mapping[str, Tensor] | None = None,
+    first: tuple[Mapping[str, Tensor], float] | None = None,
 ) -> Trained:
     """Train a model in place.
+
+    Tensors of which nothing is kept have no weight gradient computed in the steps (beyond a first one that is known already); if
+    nothing at all is kept, those steps are not done.
 
     Args:
         model: The model.
@@ -211,37 +216,57 @@ def train(
         optimizer: `sgd`, `momentum` or `adam`, with fresh state.
         kept: Flat indices by parameter name; only these entries (and their optimiser state) are ever written. None
             writes all.
+        first: Gradient and loss of the first batch, if they are known already: its pass is not done again.
 
     Raises:
         FederatedError: If the loss becomes NaN or infinite.
     """
     model.train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if kept is not None:
+        parameters = {name: p for name, p in parameters.items() if len(kept[name])}
     step = _Optimizer(parameters, optimizer, learning_rate, kept)
     total = torch.zeros(())
-    for batch in plan:
-        loss = functional.cross_entropy(model(images[batch]), labels[batch])
-        step(gradients_of(loss, parameters.values()))
-        total += loss.detach()
-    mean = float(total) / len(plan) if plan else math.nan
+    if first is not None:
+        step(tuple(first[0][name] for name in parameters))
+        total += first[1]
+    done = plan if parameters or first is None else plan[:1]
+    with _only(model, parameters):
+        for batch in done[int(first is not None) :]:
+            loss = functional.cross_entropy(model(images[batch]), labels[batch])
+            if parameters:
+                step(gradients_of(loss, parameters.values()))
+            total += loss.detach()
+    mean = float(total) / len(done) if done else math.nan
     if not math.isfinite(mean):
         raise FederatedError(f"local training diverged (loss {mean}); lower --learning-rate, now {learning_rate:g}")
-    return Trained(mean, len(plan), sum(len(batch) for batch in plan))
+    return Trained(mean, len(done), sum(len(batch) for batch in done))
 
 
-def first_gradient(model: nn.Module, images: Tensor, labels: Tensor, batch: Tensor) -> dict[str, Tensor]:
-    """Return the gradient of one batch by parameter name, without changing parameters or buffers."""
-    saved = [buffer.clone() for buffer in model.buffers()]
+@contextmanager
+def _only(model: nn.Module, wanted: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let only some parameters ask for a gradient, for a while."""
+    others = [p for name, p in model.named_parameters() if p.requires_grad and name not in wanted]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def first_gradient(model: nn.Module, images: Tensor, labels: Tensor, batch: Tensor) -> tuple[dict[str, Tensor], float]:
+    """Return gradient (by parameter name) and loss of one batch; parameters stay, buffers move as in a training step."""
     model.train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     loss = functional.cross_entropy(model(images[batch]), labels[batch])
     gradients = gradients_of(loss, parameters.values())
-    for buffer, value in zip(model.buffers(), saved, strict=True):
-        buffer.copy_(value)
-    return {
+    found = {
         name: torch.zeros_like(parameter) if gradient is None else gradient
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
     }
+    return found, float(loss.detach())
 
 
 def gradients_of(loss: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

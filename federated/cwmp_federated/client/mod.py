@@ -21,19 +21,20 @@ from torch import Tensor, nn
 
 from cwmp_federated.client.energy import ClientEnergy, Work
 from cwmp_federated.client.learning import State, aliases, buffer_shapes, parameter_shapes
-from cwmp_federated.client.selection import VALUE_FORMATS, select_update
+from cwmp_federated.client.selection import choose_written, select_sent, select_update, without_poor_tensors
 from cwmp_federated.client.setup import Setup, client_of, make_setup, number
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.threshold import CAP, LAMBDA
+from cwmp_federated.wire.threshold import CAP, LAMBDA, STEPS
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.update import SparseUpdate
 
 RESIDUAL, MODEL, VERSION = "cwmp-residual", "cwmp-model", "cwmp-version"
 PENDING = "cwmp-pending"
-ROUND, BASE = "server-round", "cwmp-base"
+ROUND, BASE, INITIAL = "server-round", "cwmp-base", "cwmp-initial"
+LAST, CONTACT = "cwmp-last", "cwmp-contact"
 ACCEPTED = "cwmp-accepted"
 """The last round in which the server counted this node's update; 0 for none."""
 
@@ -82,6 +83,43 @@ class Client:
             seed=number(self.config.seed, round_of(message), self.index, 2),
         )
 
+    def choose(self, expected: Mapping[str, Tensor], message: Message, local_steps: int) -> SparseUpdate:
+        """Return the entries that local training may write, by what it is expected to change."""
+        chosen = choose_written(
+            expected,
+            energy=self.energy,
+            budget=self.budget,
+            config=self.config,
+            local_steps=local_steps,
+            lambda_=wire.real(wire.config_of(message), LAMBDA),
+            cap_j=wire.real(wire.config_of(message), CAP),
+            seed=number(self.config.seed, round_of(message), self.index, 2),
+        )
+        if wire.whole(wire.config_of(message), STEPS) is None:
+            return chosen
+        return without_poor_tensors(chosen, expected, energy=self.energy, local_steps=local_steps)
+
+    def send(
+        self,
+        changes: Mapping[str, Tensor],
+        feedback: ErrorFeedback | None,
+        moved: Mapping[str, Tensor],
+        message: Message,
+        local_steps: int,
+    ) -> SparseUpdate:
+        """Return the update to send after local training wrote some entries."""
+        return select_sent(
+            changes,
+            moved,
+            energy=self.energy,
+            budget=self.budget,
+            config=self.config,
+            feedback=feedback,
+            local_steps=local_steps,
+            cap_j=wire.real(wire.config_of(message), CAP),
+            seed=number(self.config.seed, round_of(message), self.index, 3),
+        )
+
     def feedback(self) -> ErrorFeedback | None:
         """Return the error feedback with the residual that the node's state holds; None if the run has none."""
         if not self.config.error_feedback or self.config.rule == "dense":
@@ -111,6 +149,19 @@ class Client:
             self.context.state[RESIDUAL] = wire.to_record(feedback.state_dict()["residual"])
         del self.context.state[PENDING]
 
+    def meet(self, number: int, moved: Mapping[str, Tensor] | None) -> bool:
+        """Note a contact with the server; return whether it came right after the one of the round before.
+
+        Args:
+            number: The round.
+            moved: Entries that a sparse step wrote, to be put back when the next model comes; None for none.
+        """
+        last = wire.whole(self.context.state.metric_records.get(CONTACT, MetricRecord()), "round")
+        self.context.state[CONTACT] = MetricRecord({"round": number})
+        if moved is not None:
+            self.context.state[LAST] = wire.to_record(moved)
+        return self.config.contact == "joined" and last is not None and 0 < last == number - 1
+
 
 class CwmpMod:
     """A Flower mod for train messages; see the module.
@@ -129,7 +180,7 @@ class CwmpMod:
         client = Client(context, self.setup_of(context))
         bytes_down = flower.message_bytes(message)
         client.settle(message)
-        base, received = receive(message, context, client.setup.model)
+        base, written = receive(message, context, client.setup.model, client.setup)
         config, key = wire.config_of(message), wire.arrays_key(message.content)
         arrays = wire.to_record(base) if key is None else message.content.array_records[key]
         key = str(config.get(ARRAYS_KEY, wire.ARRAYS)) if key is None else key
@@ -137,27 +188,30 @@ class CwmpMod:
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        return _compress(client, message, reply, base, received, bytes_down)
+        return _compress(client, message, reply, base, written, bytes_down)
 
 
-def receive(message: Message, context: Context, model: nn.Module) -> tuple[State, dict[str, int]]:
-    """Return the model that the server sent, and how many entries of each tensor came if it came sparse.
+def receive(
+    message: Message, context: Context, model: nn.Module, setup: Setup | None = None
+) -> tuple[State, dict[str, Tensor]]:
+    """Return the model that the server sent, and the sorted flat positions that this wrote, by name, if it came sparse.
 
     Args:
         message: Message from the server.
         context: The node's context; keeps the model if the server will send changes to it.
         model: Tells what travels.
+        setup: Gives the model that a run starts from; None knows none.
 
     Raises:
         FederatedError: If it came as changes to a model that this node does not have.
     """
     content = message.content
-    received: dict[str, int] = {}
+    written: dict[str, Tensor] = {}
     key = wire.arrays_key(content)
     if key is not None:
         state = wire.to_state(content.array_records[key])
     else:
-        state, received = _apply_changes(message, context, model)
+        state, written = _apply_changes(message, context, model, setup)
     for name, first in aliases(model).items():
         if name in state:
             state[name] = state[first]
@@ -165,17 +219,26 @@ def receive(message: Message, context: Context, model: nn.Module) -> tuple[State
     if version is not None:
         context.state[MODEL] = wire.to_record(state)
         context.state[VERSION] = MetricRecord({"version": version})
-    return state, received
+    return state, written
 
 
-def _apply_changes(message: Message, context: Context, model: nn.Module) -> tuple[State, dict[str, int]]:
-    shapes = parameter_shapes(model)
-    wanted = wire.whole(wire.config_of(message), BASE)
+def _apply_changes(
+    message: Message, context: Context, model: nn.Module, setup: Setup | None
+) -> tuple[State, dict[str, Tensor]]:
+    """Return the model after the changes, and the entries written: what came, and what the last sparse step had moved."""
+    shapes, config = parameter_shapes(model), wire.config_of(message)
+    wanted = wire.whole(config, BASE)
     held = wire.whole(context.state.metric_records.get(VERSION, MetricRecord()), "version")
-    if MODEL not in context.state.array_records or held != wanted or wire.UPDATE not in message.content.array_records:
+    if wire.UPDATE not in message.content.array_records:
+        raise FederatedError("the server sent no model and no changes to one; use the same release on both sides")
+    if MODEL in context.state.array_records and held == wanted:
+        state = wire.to_state(context.state.array_records[MODEL])
+    elif setup is not None and wanted == 0 and setup.initial_digest() == config.get(INITIAL):
+        state = OrderedDict((name, tensor.clone()) for name, tensor in setup.initial.items())
+    else:
         raise FederatedError(f"this node holds model version {held}, not {wanted}; the server will send it whole")
-    state = wire.to_state(context.state.array_records[MODEL])
-    received: dict[str, int] = {}
+    last = context.state.array_records.get(LAST, ArrayRecord())
+    moved = {name: [index] for name, index in wire.to_state(last).items()}
     parameters = {name: state[name] for name in shapes}
     for key, array in message.content.array_records[wire.UPDATE].items():
         if key == wire.BUFFERS:
@@ -185,25 +248,29 @@ def _apply_changes(message: Message, context: Context, model: nn.Module) -> tupl
         else:
             update = SparseUpdate.from_bytes(array.data, parameters)
             update.apply_to(parameters)
-            for name, kept in update.kept.items():
-                received[name] = received.get(name, 0) + kept
-    return state, received
+            for name, index in update.indices.items():
+                moved.setdefault(name, []).append(index)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return state, {name: torch.unique(torch.cat(moved[name])) if name in moved else nothing for name in shapes}
 
 
 def _compress(
-    client: Client, message: Message, reply: Message, base: State, received: dict[str, int], bytes_down: int
+    client: Client, message: Message, reply: Message, base: State, written: dict[str, Tensor], bytes_down: int
 ) -> Message:
     shapes = parameter_shapes(client.setup.model)
     buffer_names = buffer_shapes(client.setup.model).keys() & base.keys()
     trained = _trained(client, reply, base)
     metrics = _metrics(reply)
     changes = {name: trained[name] - base[name] for name in shapes}
-    if wire.KEPT in reply.content.array_records:
-        update, feedback = _sparse_step_update(client, reply.content.array_records[wire.KEPT], changes)
-        update = replace(update, lambda_=wire.real(metrics, "lambda") or 0.0)
+    moved = wire.to_state(reply.content.array_records[wire.KEPT]) if wire.KEPT in reply.content.array_records else None
+    steps = wire.whole(metrics, "steps", 1) or 1
+    feedback = client.feedback()
+    if moved is None:
+        update = client.select(changes, feedback, message, local_steps=0)
     else:
-        feedback = client.feedback()
-        update = client.select(changes, feedback, message, local_steps=1)
+        update = client.send(changes, feedback, moved, message, steps)
+        update = replace(update, lambda_=wire.real(metrics, "lambda") or 0.0)
+    joined = client.meet(round_of(message), moved)
     payload = update.to_bytes()
     client.remember(feedback, payload, message)
     arrays = OrderedDict({wire.PAYLOAD: wire.opaque(payload)})
@@ -216,7 +283,6 @@ def _compress(
             f"the train function returned neither {wire.NUM_EXAMPLES} nor images; put one into the reply's MetricRecord: "
             "what training costs follows from it"
         )
-    steps = wire.whole(metrics, "steps", 1) or 1
     out = Message(RecordDict({wire.UPDATE: ArrayRecord(arrays)}), reply_to=message)
     report = wire.Report(
         profile=client.energy.profile.name,
@@ -227,15 +293,20 @@ def _compress(
     out.content.update(wire.report_records(report))
     work = Work(
         kept=update.kept,
-        lines=client.energy.lines(update),
+        lines=client.energy.lines(update.indices if moved is None else moved),
         payload_bytes=len(payload),
         bytes_up=flower.message_bytes(out),
         bytes_down=bytes_down,
         steps=steps,
         images=images,
-        received=received,
+        written={name: len(index) for name, index in written.items()},
+        written_lines=client.energy.lines(written),
+        sparse_step=moved is not None,
+        moved=None if moved is None else {name: len(index) for name, index in moved.items()},
+        left_out=frozenset(name for name, index in (moved or {}).items() if not len(index)),
+        joined=joined,
     )
-    report.numbers.update(_numbers(client, work, steps, update.lambda_), round=float(round_of(message)))
+    report.numbers.update(_numbers(client, work, update.lambda_), round=float(round_of(message)))
     out.content.update(wire.report_records(report))
     return out
 
@@ -293,9 +364,9 @@ def _metrics(reply: Message) -> MetricRecord:
     return metrics
 
 
-def _numbers(client: Client, work: Work, steps: int, lambda_: float) -> dict[str, float]:
+def _numbers(client: Client, work: Work, lambda_: float) -> dict[str, float]:
     joules = client.energy.report(work)
-    dense_j = client.energy.marginal(steps).dense_j()
+    dense_j = client.energy.marginal(work.steps if work.sparse_step else 0).dense_j()
     budget_j = None if client.config.rule == "dense" else client.budget.joules(dense_j)
     return {
         **joules,
@@ -310,34 +381,6 @@ def _numbers(client: Client, work: Work, steps: int, lambda_: float) -> dict[str
         "kept": sum(work.kept.values()),
         "entries": sum(client.energy.costs.numel(name) for name in client.energy.costs.names()),
     }
-
-
-def _sparse_step_update(
-    client: Client, record: ArrayRecord, changes: Mapping[str, Tensor]
-) -> tuple[SparseUpdate, ErrorFeedback | None]:
-    """Return the update of a sparse step: entries chosen before training, with the changes that training then made.
-
-    What is not sent stays in the residual as the estimate that the choice was made from: training never wrote it.
-    """
-    chosen = wire.to_state(record)
-    indices = {name: chosen[f"index/{name}"] for name in changes}
-    merged: dict[str, Tensor] = {}
-    for name, change in changes.items():
-        flat = chosen[f"estimate/{name}"].view(-1)
-        flat[indices[name]] = change.reshape(-1)[indices[name]]
-        merged[name] = flat.view(change.shape)
-    feedback = client.feedback()
-    corrected: Mapping[str, Tensor] = merged if feedback is None else feedback.add(merged)
-    update = SparseUpdate(
-        indices=indices,
-        values={name: corrected[name].reshape(-1)[index] for name, index in indices.items()},
-        shapes={name: tuple(change.shape) for name, change in changes.items()},
-        value_formats=dict.fromkeys(changes, "float32"),
-        rule=client.config.rule,
-    ).quantized(VALUE_FORMATS[client.config.value_bits])
-    if feedback is not None:
-        feedback.sent(update)
-    return update, feedback
 
 
 def round_of(message: Message) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from torch import Tensor
 
+from cwmp_costmodels.radio import payload_bits
 from cwmp_federated.client.energy import ClientEnergy
+from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import Budget
 from cwmp_federated.records.config import RunConfig
 from cwmp_selector.feedback import ErrorFeedback
@@ -16,6 +20,10 @@ from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 
 VALUE_FORMATS = {16: "float16", 32: "float32"}
+TRIES, ENOUGH = 6, 0.99
+"""Payloads encoded at most to find how many entries fit, and the share of the bits from which no better one is sought."""
+WRITING_SHARE = 1 / 3
+"""Most of a budget that local writing may take where sending costs joules too; what it does not take is left for sending."""
 
 
 def select_update(
@@ -25,7 +33,7 @@ def select_update(
     budget: Budget,
     config: RunConfig,
     feedback: ErrorFeedback | None,
-    local_steps: int = 1,
+    local_steps: int = 0,
     lambda_: float | None = None,
     cap_j: float | None = None,
     seed: int = 0,
@@ -38,7 +46,7 @@ def select_update(
         budget: Budget of this update.
         config: The run: rule, value bits.
         feedback: What was not sent before is added, and what is not sent now is kept; None drops it.
-        local_steps: Steps in which the kept entries will be written (sparse step).
+        local_steps: Steps in which the kept entries will be written (sparse step); 0 for a choice after training.
         lambda_: Common threshold, value per joule, of all clients.
         cap_j: Most that this client may spend under a common threshold, instead of its own budget.
         seed: Seed of a random rule.
@@ -61,3 +69,145 @@ def select_update(
         joules = budget.joules(costs.dense_j())
         update = Selector(costs, budget_j=joules, rule=rule, values=values, seed=seed).select(corrected)
     return update
+
+
+def choose_written(
+    expected: Mapping[str, Tensor],
+    *,
+    energy: ClientEnergy,
+    budget: Budget,
+    config: RunConfig,
+    local_steps: int,
+    lambda_: float | None = None,
+    cap_j: float | None = None,
+    seed: int = 0,
+) -> SparseUpdate:
+    """Choose the entries that local training may write.
+
+    Where sending costs joules, writing an entry and sending it are two purchases: much more may be worth writing than sending.
+    """
+    if budget.kind == "density" or energy.sending() is None:
+        return select_update(
+            expected,
+            energy=energy,
+            budget=budget,
+            config=config,
+            feedback=None,
+            local_steps=local_steps,
+            lambda_=lambda_,
+            cap_j=cap_j,
+            seed=seed,
+        )
+    rule = cast("Rule", config.rule)
+    joules = WRITING_SHARE * _joules(energy, budget, local_steps, cap_j)
+    return Selector(energy.writing(local_steps), budget_j=joules, rule=rule, seed=seed).select(expected)
+
+
+def without_poor_tensors(
+    chosen: SparseUpdate, expected: Mapping[str, Tensor], *, energy: ClientEnergy, local_steps: int
+) -> SparseUpdate:
+    """Return a choice without the tensors whose surplus does not pay for their weight gradient in the steps after the first.
+
+    The price is the choice's own: what its last joule bought. A tensor without chosen entries is left out of backward, so a tensor is
+    opened only if g^2 of its entries is worth more, at that price, than writing them and computing its weight gradient.
+    """
+    price = chosen.lambda_
+    if not (math.isfinite(price) and price > 0) or local_steps < 2:
+        return chosen
+    writing, lines = energy.writing(local_steps), energy.lines(chosen.indices)
+    indices, values = dict(chosen.indices), dict(chosen.values)
+    for name, index in chosen.indices.items():
+        if not len(index):
+            continue
+        kept = {other: len(index) if other == name else 0 for other in indices}
+        touched = {other: lines[name] if other == name else 0 for other in indices}
+        write_j = math.fsum(writing.parts_j(kept, lines=touched, payload_bits=0.0).values())
+        worth = float(expected[name].reshape(-1)[index].double().square().sum())
+        if worth < price * (write_j + (local_steps - 1) * energy.gradient_j(name)):
+            indices[name], values[name] = index[:0], values[name][:0]
+    if not any(len(index) for index in indices.values()):
+        return chosen
+    return replace(chosen, indices=indices, values=values)
+
+
+def select_sent(
+    changes: Mapping[str, Tensor],
+    moved: Mapping[str, Tensor],
+    *,
+    energy: ClientEnergy,
+    budget: Budget,
+    config: RunConfig,
+    feedback: ErrorFeedback | None,
+    local_steps: int,
+    cap_j: float | None = None,
+    seed: int = 0,
+) -> SparseUpdate:
+    """Choose what to send after local training wrote some entries: all of them where sending is free."""
+    values = VALUE_FORMATS[config.value_bits]
+    sending = energy.sending()
+    if budget.kind == "density" or sending is None:
+        corrected: Mapping[str, Tensor] = changes if feedback is None else feedback.add(changes)
+        update = SparseUpdate(
+            indices=dict(moved),
+            values={name: corrected[name].reshape(-1)[index] for name, index in moved.items()},
+            shapes={name: tuple(change.shape) for name, change in changes.items()},
+            value_formats=dict.fromkeys(changes, "float32"),
+            rule=config.rule,
+        ).quantized(values)
+        if feedback is not None:
+            feedback.sent(update)
+        return update
+    kept = {name: len(index) for name, index in moved.items()}
+    written = energy.writing(local_steps).parts_j(kept, lines=energy.lines(moved), payload_bits=0.0)
+    left_j = max(_joules(energy, budget, local_steps, cap_j) - sum(written.values()), 0.0)
+    corrected = changes if feedback is None else feedback.add(changes)
+    update = _most_bits(dict(corrected), sending.bits(left_j), config, seed=seed)
+    if feedback is not None:
+        feedback.sent(update)
+    return update
+
+
+def _most_bits(corrected: Mapping[str, Tensor], bits: float, config: RunConfig, *, seed: int) -> SparseUpdate:
+    """Return the entries of largest magnitude (by rule: drawn at random) whose payload has at most so many bits.
+
+    Where only bits cost, all entries cost the same, so every other rule is Top-K.
+    """
+    rule: Rule = "random-k" if config.rule == "random-k" else "top-k"
+    total = sum(change.numel() for change in corrected.values())
+    count, fits, exceeds = _entries_within(bits, total, config.value_bits), -1, total + 1
+    best: SparseUpdate | None = None
+    for _ in range(TRIES):
+        update = Selector(1.0, k=count, rule=rule, values=VALUE_FORMATS[config.value_bits], seed=seed).select(corrected)
+        used = update.payload_bits
+        if used <= bits or not count:
+            best, fits = update, count
+        else:
+            exceeds = count
+        if best is not None and (used >= ENOUGH * bits or exceeds - fits < 2):
+            break
+        # Payloads grow nearly in proportion; the small step aside keeps the next try on the side that is looked for.
+        count = min(max(int(count * bits / max(used, 1.0) * (1 - 2e-3)), fits + 1), exceeds - 1)
+    while best is None:
+        count //= 2
+        update = Selector(1.0, k=count, rule=rule, values=VALUE_FORMATS[config.value_bits], seed=seed).select(corrected)
+        best = update if update.payload_bits <= bits or not count else None
+    return replace(best, rule=config.rule)
+
+
+def _entries_within(bits: float, total: int, value_bits: int) -> int:
+    """Return how many of so many entries fit into a payload, by its size at random places."""
+    low, high = 0, total
+    while low < high:
+        middle = (low + high + 1) // 2
+        if payload_bits(total, middle, value_bits, "dense" if middle == total else "rice") <= bits:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _joules(energy: ClientEnergy, budget: Budget, local_steps: int, cap_j: float | None) -> float:
+    joules = budget.joules(energy.marginal(local_steps).dense_j()) if cap_j is None else cap_j
+    if joules is None:
+        raise FederatedError("a share of entries is no budget of joules")
+    return joules

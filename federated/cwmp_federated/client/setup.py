@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from cwmp_federated.client.energy import ClientEnergy
-from cwmp_federated.client.learning import State, build_model, left_at_home, state_of
+from cwmp_federated.client.learning import State, batches, build_model, left_at_home, state_of
 from cwmp_federated.data.datasets import Dataset, load_dataset
 from cwmp_federated.data.partitions import Indices, partition
 from cwmp_federated.errors import FederatedError
@@ -44,6 +45,7 @@ class Setup:
     initial: State
     home: State = field(default_factory=OrderedDict)
     _energies: dict[str, ClientEnergy] = field(default_factory=dict)
+    _digests: list[str] = field(default_factory=list)
 
     def energy(self, profile: str) -> ClientEnergy:
         """Return the prices of a profile's device."""
@@ -56,6 +58,20 @@ class Setup:
         """Return a client's images and labels."""
         chosen = torch.from_numpy(self.parts[client])
         return self.dataset.train_x[chosen], self.dataset.train_y[chosen]
+
+    def initial_digest(self) -> str:
+        """Return the SHA-256 of the weights that a run starts from: who can draw the same needs no download of them."""
+        if not self._digests:
+            digest = hashlib.sha256()
+            for name, tensor in self.initial.items():
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._digests.append(digest.hexdigest())
+        return self._digests[0]
+
+    def steps(self, client: int) -> int:
+        """Return the local steps of a client's round."""
+        count, config = len(self.parts[client]), self.config
+        return len(batches(count, config.batch_size, config.local_epochs, torch.Generator()))
 
     def budget(self, profile: str, override: str = "") -> Budget:
         """Return the budget of a profile's clients; `override` is a budget that a node sets for itself."""

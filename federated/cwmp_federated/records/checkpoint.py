@@ -26,13 +26,14 @@ from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.wire import flower
 
-RUN, CHECKPOINT, CLIENTS, LEDGER, HISTORY, PARTITION = (
+RUN, CHECKPOINT, CLIENTS, LEDGER, HISTORY, PARTITION, PLAN = (
     "run.json",
     "checkpoint.npz",
     "clients",
     "ledger.jsonl",
     "history.json",
     "partition.json",
+    "plan.json",
 )
 
 

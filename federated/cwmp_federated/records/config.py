@@ -11,11 +11,14 @@ from typing import Any, get_type_hints
 
 from cwmp_federated.data.partitions import parse_partition
 from cwmp_federated.errors import FederatedError
-from cwmp_federated.records.budgets import parse_budgets, parse_mix
+from cwmp_federated.records.budgets import parse_budget, parse_budgets, parse_mix
 from cwmp_selector.greedy.rules import RULES
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
-DOWNLINKS = ("dense", "union")
+DOWNLINKS = ("dense", "union", "selected")
+CONTACTS = ("joined", "apart")
+DEFAULTS_VERSION = 2
+"""Counts changes of defaults, and of what is charged: runs from before have other names."""
 ALLOCATIONS = ("each", "shared")
 
 
@@ -44,9 +47,14 @@ class RunConfig:
         radio: Radio preset, file, or a radio of the profile; empty sends at no cost.
         value_bits: Bits of a sent value, 16 or 32. Top-K and CWMP go through the same code.
         error_feedback: Whether clients keep what they did not send and add it to the next update.
-        sparse_step: Local optimiser writes only the kept entries; they are chosen before local training.
-        downlink: `dense` sends the whole model to every client; `union` sends what changed, in the same code as updates.
+        sparse_step: Local optimiser writes only the kept entries; they are chosen before local training, by the first
+            batch's gradient. Rule `dense` keeps all, so nothing is chosen and the steps are dense.
+        downlink: `dense` sends the whole model to every client; `union` sends what changed, in the same code as updates;
+            `selected` sends of it what is worth most, and keeps the rest for later (error feedback of the server).
+        contact: `joined` sends an update and fetches the next round's model in one burst; `apart` pays a burst for each.
         allocation: `each` client meets its own budget; `shared` lets one threshold for all clients meet the sum.
+        total_budget: Joules of one client for the whole run and all causes, for example `20J`; the planner then sets local steps,
+            rounds, clients a round and the joules of entries, within `rounds` and `clients_per_round`. Empty plans nothing.
         static: `attributed` adds the device's static power over the time that work takes, `excluded` does not; empty
             attributes it where the profile has times.
         residency: Where a tensor lives between updates, decided by the working set of the whole `step` or of each
@@ -74,9 +82,11 @@ class RunConfig:
     radio: str = ""
     value_bits: int = 16
     error_feedback: bool = True
-    sparse_step: bool = False
-    downlink: str = "dense"
+    sparse_step: bool = True
+    downlink: str = "union"
+    contact: str = "joined"
     allocation: str = "each"
+    total_budget: str = ""
     static: str = ""
     residency: str = "step"
     seed: int = 0
@@ -85,6 +95,7 @@ class RunConfig:
         _choice("rule", self.rule, tuple(RULES))
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("downlink", self.downlink, DOWNLINKS)
+        _choice("contact", self.contact, CONTACTS)
         _choice("allocation", self.allocation, ALLOCATIONS)
         _choice("static", self.static, ("", "attributed", "excluded"))
         _choice("residency", self.residency, ("step", "tensor"))
@@ -101,16 +112,32 @@ class RunConfig:
             )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise FederatedError(f"--learning-rate is {self.learning_rate}; give a positive number, for example 0.05")
-        if self.sparse_step and self.rule == "dense":
-            raise FederatedError("--sparse-step writes only the kept entries and rule dense keeps all; choose one")
+        if self.total_budget:
+            self._check_plannable()
         parse_partition(self.partition)
         parse_budgets(self.budget)
         parse_mix(self.profile)
+
+    def _check_plannable(self) -> None:
+        if parse_budget(self.total_budget).kind != "joules":
+            raise FederatedError(
+                f"--total-budget is {self.total_budget!r}; give the joules of one client for the whole run, for example 20J"
+            )
+        if not self.chooses_first or self.allocation != "each":
+            raise FederatedError(
+                "--total-budget plans sparse steps within each client's joules; leave out --dense-step, --rule dense and "
+                "--allocation shared"
+            )
 
     @property
     def sampled(self) -> int:
         """Clients that train in a round."""
         return self.clients_per_round or self.clients
+
+    @property
+    def chooses_first(self) -> bool:
+        """Whether entries are chosen before local training, so that its steps write only them."""
+        return self.sparse_step and self.rule != "dense"
 
     def to_json(self) -> dict[str, Any]:
         """Return every attribute by name."""
@@ -159,6 +186,7 @@ class RunConfig:
         """
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data_dir"}
         changed = {f.name: found[f.name] for f in fields(self) if f.name in found and found[f.name] != f.default}
+        changed["defaults"] = DEFAULTS_VERSION
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -62,8 +62,9 @@ class Entry:
         return math.fsum(getattr(self, f"{cause}_j") for cause in CAUSES)
 
     def to_json(self) -> dict[str, Any]:
-        """Return every attribute and the total."""
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "total_j": self.total_j}
+        """Return every attribute, the total and the share of it that the budget governs."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**own, "total_j": self.total_j, "governed_share": share_of(self.update_j, self.total_j)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Entry:
@@ -106,6 +107,10 @@ class Ledger:
         """Return the joules that budgets are about, up to a round."""
         return math.fsum(e.update_j for e in self.entries if up_to_round is None or e.round <= up_to_round)
 
+    def governed_share(self) -> float | None:
+        """Return the share of all joules that budgets on updates govern; None while nothing was spent."""
+        return share_of(self.update_j(), self.total())
+
     @property
     def provenance(self) -> Provenance | None:
         """The provenance that claims least; None while the ledger is empty."""
@@ -134,11 +139,17 @@ class Ledger:
             "total_j": self.total(),
             "by_cause_j": self.by_cause(),
             "update_j": self.update_j(),
+            "governed_share": self.governed_share(),
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "metered_j": math.fsum(self.metered_j.values()) if self.metered_j else None,
             "meter": self.meter,
         }
+
+
+def share_of(update_j: float, total_j: float) -> float | None:
+    """Return the share of some joules that budgets on updates govern; None where there are no joules."""
+    return update_j / total_j if total_j > 0 else None
 
 
 def save_ledger(path: Path, ledger: Ledger) -> None:

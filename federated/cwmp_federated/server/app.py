@@ -33,6 +33,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the training that the run configuration describes."""
     settings = context.run_config
     config = RunConfig.from_run_config(settings)
+    if config.total_budget:
+        raise FederatedError("--total-budget is planned for runs inside one process: use 'cwmp-profile train'")
     setup = make_setup(config)
     trial_step(setup)
     folder, resume = str(settings.get("output-dir", "")), bool(settings.get("resume", False))
@@ -71,11 +73,12 @@ def _store(folder: Path, setup: Setup, *, resume: bool) -> RunStore:
 
 def _log_row(row: Row) -> None:
     log.info(
-        "cwmp round %d: accuracy %.4f, %d clients, %.4g J, %d bytes up, %d bytes down",
+        "cwmp round %d: accuracy %.4f, %d clients, %.4g J (updates %.4g J), %d bytes up, %d bytes down",
         row["round"],
         row["accuracy"],
         row["clients"],
         row["total_j"],
+        row["update_j"],
         row["bytes_up"],
         row["bytes_down"],
     )

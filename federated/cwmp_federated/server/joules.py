@@ -25,8 +25,9 @@ class JouleCheck:
     that the server does not have is taken at its word, with a warning.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, setup: Setup, *, steps: int | None = None) -> None:
+        """See the class; `steps` are the local steps of a planned contact, None whole passes over a client's images."""
+        self._setup, self._steps = setup, steps
         self._known: dict[str, ClientEnergy] = {}
         for profile in dict.fromkeys(setup.profiles):
             energy = setup.energy(profile)
@@ -38,7 +39,11 @@ class JouleCheck:
         numbers, config = accepted.report.numbers, self._setup.config
         count = len(self._setup.parts[accepted.client])
         plan = batches(count, config.batch_size, config.local_epochs, generator(0))
-        for name, value in (("steps", len(plan)), ("images", sum(len(batch) for batch in plan))):
+        steps, images = len(plan), sum(len(batch) for batch in plan)
+        if self._steps is not None:
+            # A last batch of one image joins the one before.
+            steps, images = self._steps, self._steps * (config.batch_size + 1)
+        for name, value in (("steps", steps), ("images", images)):
             if not 0 < numbers[name] <= value:
                 raise PayloadError(
                     f"the energy report says {name} = {numbers[name]:g}, client {accepted.client} has {value}"
@@ -57,7 +62,7 @@ class JouleCheck:
             raise PayloadError(
                 f"the energy report is {accepted.report.provenance}, by profile {accepted.report.profile} it is {energy.provenance}"
             )
-        self._compare(accepted, energy, steps=len(plan), images=sum(len(batch) for batch in plan))
+        self._compare(accepted, energy, steps=steps, images=images)
 
     def _compare(self, accepted: Accepted, energy: ClientEnergy, *, steps: int, images: int) -> None:
         numbers, layers = accepted.report.numbers, energy.costs.layers

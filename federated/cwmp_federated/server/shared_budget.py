@@ -46,8 +46,9 @@ class SharedBudget:
                 f"--allocation shared needs a rule with a threshold, cwmp or cwmp-l1, not {config.rule}"
             )
         budgets = []
-        for profile in setup.profiles:
-            joules = setup.budget(profile).joules(setup.energy(profile).marginal(1).dense_j())
+        for client, profile in enumerate(setup.profiles):
+            steps = setup.steps(client) if config.chooses_first else 0
+            joules = setup.budget(profile).joules(setup.energy(profile).marginal(steps).dense_j())
             if joules is None:
                 raise FederatedError("--allocation shared needs a budget of energy, not of entries; write 5% or 0.8J")
             budgets.append(joules)

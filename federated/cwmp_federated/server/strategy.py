@@ -28,6 +28,7 @@ from cwmp_federated.records.ledger import Entry, Ledger
 from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.patience import PatientGrid
+from cwmp_federated.server.planner import Guard
 from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, entry_of
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.wire import flower
@@ -80,6 +81,7 @@ class CwmpStrategy(Strategy):
         ledger: Ledger | None = None,
         downlink: Downlink | None = None,
         shared: SharedBudget | None = None,
+        guard: Guard | None = None,
         before_round: Callable[[int], None] | None = None,
         on_round: Callable[[RoundOutcome], None] | None = None,
         node_wait_s: float = NODE_WAIT_S,
@@ -94,13 +96,14 @@ class CwmpStrategy(Strategy):
             ledger: Ledger to go on with.
             downlink: Sends changes instead of the model.
             shared: Controller of a common threshold.
+            guard: Hands out joules of a total budget; clients that cannot pay a round are not asked.
             before_round: Called with the round's number before clients are asked.
             on_round: Called after each round's aggregation.
             node_wait_s: Seconds to wait until enough nodes are connected for a round.
         """
         self.inner, self.gate = inner, gate
         self.ledger = ledger if ledger is not None else Ledger()
-        self.downlink, self.shared = downlink, shared
+        self.downlink, self.shared, self._guard = downlink, shared, guard
         self._seed, self._offset = seed, first_round - 1
         self._before_round, self._on_round, self._node_wait_s = before_round, on_round, node_wait_s
         self.accepted: dict[int, int] = {}
@@ -134,11 +137,13 @@ class CwmpStrategy(Strategy):
         with _seeded(self._seed, number), _told(self.inner, number):
             patient = PatientGrid(grid, self._node_wait_s)
             messages = list(self.inner.configure_train(number, active, config, patient))
-        self._asked = [message.metadata for message in messages]
         if self.downlink is not None:
             self.downlink.publish(self._model)
         for message in messages:
             self._address(message, arrays)
+        if self._guard is not None:
+            messages = self._guard.limit(messages, number)
+        self._asked = [message.metadata for message in messages]
         return messages
 
     def _address(self, message: Message, arrays: ArrayRecord) -> None:

@@ -1,4 +1,4 @@
-"""The frontier as a picture: accuracy against joules with intervals over seeds, and the gain over the reference rule."""
+"""The frontier as a picture: accuracy against joules of updates and in total with intervals over seeds, and the gain over the reference rule."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ STYLES = {
     "cheapest": ("#cc79a7", "D"),
 }
 """Colours that people with colour blindness can tell apart, and markers for print."""
+
+
+AXES = (("update_j", "joules of writing and sending updates"), ("total_j", "total joules"))
+"""What is on the two axes: what budgets are about, and everything."""
 
 
 def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference: str = "top-k") -> Path:
@@ -42,13 +46,43 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
         [p for p in points if not p["config"]["budget"].startswith("k=") and p["config"]["rule"] != "dense"]
     )
     dense = [p["accuracy"] for p in points if p["config"]["rule"] == "dense"]
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(7.2, 6.4), sharex=True, height_ratios=(3, 1.4), layout="constrained"
+    figure, axes = plt.subplots(
+        2, 2, figsize=(11.0, 6.4), sharex="col", sharey="row", height_ratios=(3, 1.4), layout="constrained"
     )
+    provenance = ", ".join(sorted({p["provenance"] for p in points if p["provenance"]}))
+    for column, (key, label) in enumerate(AXES):
+        upper, lower = axes[0][column], axes[1][column]
+        _frontiers(upper, lower, groups, key, reference)
+        if dense:
+            upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
+        lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
+        upper.set(xscale="log")
+        lower.set(xlabel=f"{label}, whole run ({provenance} profile)")
+        for panel in (upper, lower):
+            panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
+    upper, lower = axes[0][0], axes[1][0]
+    seeds = len({p["config"]["seed"] for p in points})
+    figure.suptitle(title, fontsize="medium")
+    upper.set(ylabel="test accuracy")
+    upper.legend(frameon=False)
+    # The interval of a few seeds may leave what an accuracy can be.
+    low, high = upper.get_ylim()
+    upper.set_ylim(max(low, 0.0), min(high, 1.0))
+    lower.set(ylabel="gain")
+    lower.legend(frameon=False, fontsize="small")
+    if seeds > 1:
+        upper.text(0.01, 0.02, f"bands: 95% interval over {seeds} seeds", transform=upper.transAxes, fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _frontiers(upper: Any, lower: Any, groups: dict[str, dict[str, list[Point]]], key: str, reference: str) -> None:
+    """Draw every rule's frontier over one kind of joules, and below it the gain over the reference."""
     for name, by_budget in groups.items():
         colour, marker = STYLES.get(name.split(" (")[0], ("#000000", "x"))
         line = "--" if "no feedback" in name else "-"
-        joules = [_mean([p["update_j"] for p in found]) for found in by_budget.values()]
+        joules = [_mean([p[key] for p in found]) for found in by_budget.values()]
         order = sorted(range(len(joules)), key=joules.__getitem__)
         stats = [interval([p["accuracy"] for p in found]) for found in by_budget.values()]
         _band(upper, joules, stats, order, colour, marker, line, name)
@@ -57,25 +91,6 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
             kept = [i for i in order if gains[i]]
             stats = [interval(found) if found else (math.nan,) * 3 for found in gains]
             _band(lower, joules, stats, kept, colour, marker, line, f"{name} minus {reference}")
-    if dense:
-        upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
-    lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
-    provenance = ", ".join(sorted({p["provenance"] for p in points if p["provenance"]}))
-    seeds = len({p["config"]["seed"] for p in points})
-    upper.set(xscale="log", ylabel="test accuracy", title=title)
-    upper.legend(frameon=False)
-    # The interval of a few seeds may leave what an accuracy can be.
-    low, high = upper.get_ylim()
-    upper.set_ylim(max(low, 0.0), min(high, 1.0))
-    lower.set(ylabel="gain", xlabel=f"joules of writing and sending updates, whole run ({provenance} profile)")
-    lower.legend(frameon=False, fontsize="small")
-    for axes in (upper, lower):
-        axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
-    if seeds > 1:
-        upper.text(0.01, 0.02, f"bands: 95% interval over {seeds} seeds", transform=upper.transAxes, fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
 
 
 def _band(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from cwmp_federated.records.ledger import share_of
 from cwmp_federated.sweep.frontier import (
     Comparison,
     common_range,
@@ -58,6 +59,7 @@ def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
         "equal_k": _rows(counted),
         "hypervolume": _volumes(curves),
         "joules_to_accuracy": _targets(energy, curves, reference),
+        "total_joules_to_accuracy": _targets(energy, _curves(energy, "total_j"), reference, "total_trajectory"),
         "comparisons": comparisons,
         "remarks": sorted({remark for p in points for remark in p["remarks"]}),
         "wall_s": math.fsum(p["wall_s"] for p in points),
@@ -72,6 +74,7 @@ def to_csv(points: Sequence[Point]) -> str:
         "best_accuracy",
         "update_j",
         "total_j",
+        "governed_share",
         "bytes_up",
         "bytes_down",
         "kept",
@@ -93,12 +96,12 @@ def to_csv(points: Sequence[Point]) -> str:
     return text.getvalue()
 
 
-def _curves(points: Sequence[Point]) -> dict[str, dict[int, ByBudget]]:
+def _curves(points: Sequence[Point], joules: str = "update_j") -> dict[str, dict[int, ByBudget]]:
     curves: dict[str, dict[int, ByBudget]] = {}
     for point in points:
         config = point["config"]
         of_seed = curves.setdefault(variant(point), {}).setdefault(config["seed"], {})
-        of_seed[config["budget"]] = (point["update_j"], point["accuracy"])
+        of_seed[config["budget"]] = (point[joules], point["accuracy"])
     return curves
 
 
@@ -113,6 +116,7 @@ def _summary(points: Sequence[Point]) -> Json:
             key: math.fsum(p[key] for p in points) / len(points)
             for key in ("update_j", "total_j", "bytes_up", "bytes_down")
         },
+        "governed_share": share_of(math.fsum(p["update_j"] for p in points), math.fsum(p["total_j"] for p in points)),
         "density": math.fsum(p["kept"] for p in points) / math.fsum(p["entries"] for p in points),
     }
 
@@ -137,7 +141,9 @@ def _volumes(curves: dict[str, dict[int, ByBudget]]) -> Json:
     return volumes
 
 
-def _targets(points: Sequence[Point], curves: dict[str, dict[int, ByBudget]], reference: str) -> list[Json]:
+def _targets(
+    points: Sequence[Point], curves: dict[str, dict[int, ByBudget]], reference: str, run: str = "trajectory"
+) -> list[Json]:
     """Joules to accuracies that lie where every rule's mean frontier passes, so that ratios compare like with like."""
     if reference not in curves:
         return []
@@ -156,7 +162,7 @@ def _targets(points: Sequence[Point], curves: dict[str, dict[int, ByBudget]], re
             row["frontier_j"][name] = {str(seed): joules for seed, joules in by_seed.items()}
             row["any_round_j"][name] = {
                 str(seed): joules_until(
-                    (p["trajectory"] for p in points if variant(p) == name and p["config"]["seed"] == seed), accuracy
+                    (p[run] for p in points if variant(p) == name and p["config"]["seed"] == seed), accuracy
                 )
                 for seed in found
             }

@@ -75,11 +75,21 @@ def run_sweep(
     Raises:
         CwmpError: If a run fails; finished runs stay in the file.
     """
+    return run_configs(sweep.configs(), out_dir, jobs=jobs, on_point=on_point)
+
+
+def run_configs(
+    configs: Sequence[RunConfig],
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    on_point: Callable[[Point, int, int], None] | None = None,
+) -> list[Point]:
+    """Run any runs that are not yet in the folder, and return the points of all; see `run_sweep`."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FederatedError(f"cannot make {out_dir}: {error.strerror}; choose another -o") from None
-    configs = sweep.configs()
     done = {point["id"]: point for point in read_points(out_dir / POINTS)}
     missing = [config for config in configs if config.identity() not in done]
     if missing:
@@ -98,10 +108,12 @@ def run_point(config: RunConfig) -> Point:
     started = time.monotonic()
     result = run_training(config)
     energy = result.ledger.summary()
-    spent, trajectory = 0.0, []
+    spent, total, trajectory, totals = 0.0, 0.0, [], []
     for row in result.history:
         spent += row["update_j"]
+        total += row["total_j"]
         trajectory.append([spent, row["accuracy"]])
+        totals.append([total, row["accuracy"]])
     return {
         "id": config.identity(),
         "config": config.to_json(),
@@ -109,6 +121,7 @@ def run_point(config: RunConfig) -> Point:
         "best_accuracy": max(row["accuracy"] for row in result.history),
         **energy,
         "trajectory": trajectory,
+        "total_trajectory": totals,
         "kept": sum(row["kept"] for row in result.history),
         "entries": sum(entry.entries for entry in result.ledger.entries),
         "left_out": sum(len(row["left_out"]) for row in result.history),

@@ -1,19 +1,27 @@
-"""The way down, sparse: clients that know an earlier model get what changed since, in the same code as their updates."""
+"""The way down, sparse: clients that know an earlier model get what changed since, in the same code as their updates.
+
+`union` sends all that changed. `selected` sends of it what is worth most, like a client on the way up, and what is held back stays
+in the difference between the server's model and the public one: error feedback of the server.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
 
 from cwmp_federated.client.learning import State
-from cwmp_federated.client.mod import BASE, VERSION
+from cwmp_federated.client.mod import BASE, INITIAL, VERSION
 from cwmp_federated.client.selection import VALUE_FORMATS
 from cwmp_federated.wire import records as wire
 from cwmp_selector.update import SparseUpdate
+
+Choose = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""From a difference by parameter name to the flat positions to send."""
 
 
 class Downlink:
@@ -30,7 +38,13 @@ class Downlink:
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], value_bits: int, *, buffers: Collection[str] | None = None
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        value_bits: int,
+        *,
+        buffers: Collection[str] | None = None,
+        choose: Choose | None = None,
+        initial: str = "",
     ) -> None:
         """See the class.
 
@@ -38,13 +52,17 @@ class Downlink:
             shapes: Trainable parameters, in order.
             value_bits: Bits of a value that is sent, 16 or 32.
             buffers: Buffers that travel; None takes all that is no parameter.
+            choose: Chooses what to send of the difference between the two models; None sends what changed.
+            initial: Digest of the weights that the run starts from, where clients can draw them too; empty sends them.
         """
         self._named = buffers
+        self._choose, self._initial = choose, initial
         self._shapes, self._format = dict(shapes), VALUE_FORMATS[value_bits]
         self.public: State = OrderedDict()
         self.version = 0
         self.versions: dict[int, int] = {}
         self.payloads: dict[int, bytes] = {}
+        self._strangers: set[int] = set()
         self._previous: State = OrderedDict()
         self._whole = ArrayRecord()
         self._buffers = b""
@@ -61,7 +79,10 @@ class Downlink:
     def shorten(self, message: Message) -> None:
         """Replace the model in a message by the changes that its node lacks, where they are fewer bytes."""
         config = ConfigRecord({**wire.config_of(message), VERSION: self.version})
-        held = self.versions.get(message.metadata.dst_node_id)
+        node = message.metadata.dst_node_id
+        held = self.versions.get(node)
+        if held is None and self._initial and node not in self._strangers:
+            held, config[INITIAL] = 0, self._initial
         missing = range(held + 1, self.version + 1) if held is not None else range(0)
         parts = {
             f"{version:09d}": wire.opaque(self.payloads[version]) for version in missing if version in self.payloads
@@ -82,13 +103,17 @@ class Downlink:
             self.versions[node] = self.version
         for node in left_out:
             self.versions.pop(node, None)
+            self._strangers.add(node)
 
     def _advance(self, model: State) -> None:
-        indices, values = {}, {}
-        for name in self._shapes:
-            moved = (model[name] != self._previous[name]).view(-1).nonzero().view(-1)
-            indices[name] = moved
-            values[name] = model[name].reshape(-1)[moved] - self.public[name].reshape(-1)[moved]
+        if self._choose is not None:
+            indices = self._choose({name: model[name] - self.public[name] for name in self._shapes})
+        else:
+            indices = {name: (model[name] != self._previous[name]).view(-1).nonzero().view(-1) for name in self._shapes}
+        values = {
+            name: model[name].reshape(-1)[moved] - self.public[name].reshape(-1)[moved]
+            for name, moved in indices.items()
+        }
         update = SparseUpdate(
             indices=indices, values=values, shapes=self._shapes, value_formats=dict.fromkeys(self._shapes, "float32")
         ).quantized(self._format)
@@ -122,6 +147,7 @@ class Downlink:
             "version": self.version,
             "versions": {str(node): version for node, version in self.versions.items()},
             "payloads": sorted(self.payloads),
+            "strangers": sorted(self._strangers),
         }
         tensors = {f"public/{name}": tensor for name, tensor in self.public.items()}
         tensors |= {f"previous/{name}": tensor for name, tensor in self._previous.items()}
@@ -133,6 +159,7 @@ class Downlink:
         """Take over what `save` returned."""
         self.version = int(facts["version"])
         self.versions = {int(node): int(version) for node, version in facts["versions"].items()}
+        self._strangers = {int(node) for node in facts.get("strangers", ())}
         self.payloads = {int(v): tensors[f"payload/{v}"].numpy().tobytes() for v in facts["payloads"]}
         for target, prefix in ((self.public, "public/"), (self._previous, "previous/")):
             target.update({n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)})

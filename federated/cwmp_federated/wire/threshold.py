@@ -5,3 +5,6 @@ LAMBDA = "cwmp-lambda"
 
 CAP = "cwmp-cap-j"
 """Joules that a client may spend at most."""
+
+STEPS = "cwmp-steps"
+"""Local steps of a contact, instead of whole passes over a client's images."""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cwmp_costmodels.networks.builtin import MODELS
-from cwmp_federated.client.energy import training_flops
+from cwmp_federated.client.passes import training_flops
 
 
 class Attention(nn.Module):
@@ -48,7 +48,7 @@ def test_the_count_is_that_of_torchs_own_counter(make):
 
 def test_counting_does_not_import_torchs_compiler():
     program = (
-        "import sys, torch; from cwmp_federated.client.energy import training_flops;"
+        "import sys, torch; from cwmp_federated.client.passes import training_flops;"
         "training_flops(torch.nn.Linear(3, 2), torch.ones(2, 3)); print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -113,7 +113,7 @@ def test_a_module_given_by_name_is_copied_not_trained():
 
 def test_parameters_without_a_gradient_have_a_first_gradient_of_zero():
     model = build_model(spec("never_used"), DATA, 0)
-    found = first_gradient(model, DATA.train_x, DATA.train_y, torch.arange(16))
+    found, _ = first_gradient(model, DATA.train_x, DATA.train_y, torch.arange(16))
     assert not bool(found["unused.weight"].any())
     assert bool(found["used.weight"].any())
 

@@ -78,7 +78,8 @@ def test_run_settings_survive_both_ways():
         ({"clients_per_round": 11}, "only 10 clients"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"value_bits": 8}, "--value-bits is 8"),
-        ({"rule": "dense", "sparse_step": True}, "--sparse-step"),
+        ({"downlink": "none"}, "--downlink is 'none'; choose dense, union, selected"),
+        ({"contact": "twice"}, "--contact is 'twice'"),
         ({"budget": "lots"}, "budget 'lots'"),
     ],
 )
