@@ -85,15 +85,18 @@ class JouleCheck:
             "fixed": found["fixed"] * (1 + steps),
             "update": max(found["update"], found["uplink"] + written),
         }
+        by = (
+            f"by the server's profile {accepted.report.profile}; if the node has another one, give it a name of its own"
+        )
         for name, limit in most.items():
             if numbers[name] > limit * (1 + _SLACK):
                 raise PayloadError(
-                    f"the energy report says {name} = {numbers[name]:.4g} J; at most {limit:.4g} J follow from the reply"
+                    f"the energy report says {name} = {numbers[name]:.4g} J; at most {limit:.4g} J follow from the reply {by}"
                 )
         for name in ("uplink", "downlink"):
             if not math.isclose(numbers[name], found[name], rel_tol=_SLACK, abs_tol=1e-15):
                 raise PayloadError(
-                    f"the energy report says {name} = {numbers[name]:.4g} J; {found[name]:.4g} J follow from the reply"
+                    f"the energy report says {name} = {numbers[name]:.4g} J; {found[name]:.4g} J follow from the reply {by}"
                 )
         own = numbers["memory"] + numbers["compute"] + numbers["uplink"]
         if numbers["update"] < numbers["uplink"] * (1 - _SLACK) or numbers["update"] > own * (1 + _SLACK):
