@@ -10,6 +10,10 @@ Rooms, each of which may import those above it:
 - `selector`, `update`, `feedback`, `controller`: what a training loop uses.
 - `gain`: what CWMP gains over Top-K for given costs, before any training.
 - `frameworks`: PyTorch DDP, GRACE, and any torch optimiser.
+
+Words: *keys* are the flat tensors that rank entries (the gradients, or random numbers); a *place* is the number of a tensor in the mapping's
+order; what is *found* are candidates, positions and values of the entries that a pass left standing; a *score* is the price up to which a
+candidate is bought.
 """
 
 from cwmp_profiler.moved import install
