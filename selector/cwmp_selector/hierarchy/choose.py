@@ -107,7 +107,7 @@ class Chooser:
             return _Plan(positions, chosen.value, chosen.bound, chosen.price, done, chosen.gap)
 
         found = self._paid(plan, budget)
-        room = 1e-12 if self.candidates.small else ROOM
+        room = 1e-12 if self.candidates.small or self.prices.bit_j else ROOM
         if rule == "cwmp" and self.prices.tiered and not floor and found.bound > found.value * (1 + room):
             found = self._rivalled(found, budget)
         gap = None if floor else min(max(found.bound - found.value, 0.0), found.gap) * unit
@@ -163,8 +163,10 @@ class Chooser:
         most, best, low, high, bound = budget, _Plan(nothing, 0.0), 0.0, math.inf, 0.0
         for turn in range(TURNS):
             found = plan(most)
-            bound = max(bound, found.bound)
             paid = self.energy(found.positions)
+            # What is coded shorter than planned leaves joules for more: the bound is moved by what those could buy.
+            spare = most * max(budget / paid - 1.0, 0.0) if self.prices.bit_j and paid else 0.0
+            bound = max(bound, found.bound + (found.price * spare if math.isfinite(found.price) else 0.0))
             if paid <= budget:
                 low = max(low, most)
                 best = found if found.value >= best.value else best
@@ -180,8 +182,9 @@ class Chooser:
             else:
                 # Only sums rounded, by less than what was tried beyond the budget.
                 most = budget * (1 - 3 * EXACT) if not turn else most * budget / paid
-        # Another plan's bound may be the larger one.
-        return replace(best, bound=bound, gap=best.gap if bound == best.bound else math.inf)
+        # A gap of many digits is that of sums, not of bits, and of its own plan.
+        mine = bound == best.bound and not self.prices.bit_j
+        return replace(best, bound=bound, gap=best.gap if mine else math.inf)
 
     def _value(self, positions: Sequence[IntArray]) -> float:
         """Return the squared norm at positions, in units."""
