@@ -51,7 +51,9 @@ class Cause:
     text: str
 
 
-def find_causes(sessions: Sequence[Measurements], active: Samples, updates: Samples, time: Array) -> list[Cause]:
+def find_causes(
+    sessions: Sequence[Measurements], active: Samples, updates: Samples, time: Array, *, estimated: bool = False
+) -> list[Cause]:
     """Return what can be named, gravest first.
 
     Args:
@@ -59,6 +61,7 @@ def find_causes(sessions: Sequence[Measurements], active: Samples, updates: Samp
         active: Windows with work of the main fit.
         updates: Update windows.
         time: Seconds per count of the time model, shape (p,).
+        estimated: Whether joules are time at an assumed power, which is one for all work whatever the device does.
     """
     worked = Samples.build(
         [
@@ -75,7 +78,7 @@ def find_causes(sessions: Sequence[Measurements], active: Samples, updates: Samp
         return [*changed, *dearer]
     # Two speeds that alternate look like other work in some windows, and blur every power: the sharpest mark wins.
     clocks = list(_two_clocks(worked, slow))
-    return [*(clocks or [*_power_cap(active), *_background(slow, energy)]), *dearer]
+    return [*(clocks or [*(() if estimated else _power_cap(active)), *_background(slow, energy)]), *dearer]
 
 
 def _deviations(samples: Samples, amounts: Array) -> Array:

@@ -102,7 +102,7 @@ def fit_sessions(
         found, used, models, held_out, attributed=attributed, ordered=not final, bootstrap=bootstrap, seed=seed
     )
     active = found.main.take(found.main.active)
-    causes = find_causes(sessions, active, found.updates, models.time.coef) if not final else []
+    causes = find_causes(sessions, active, found.updates, models.time.coef, estimated=attributed) if not final else []
     if causes and block.verdict == "good":
         block = block.model_copy(update={"verdict": "doubtful"})
     radios, remarks = _radios(sessions, found, seed=seed)
