@@ -184,6 +184,7 @@ def write(folder: Path, output: Path) -> None:
         if point is not None:
             scenarios.setdefault(name, {}).setdefault(setting, {}).setdefault(config.seed, []).append(point)
     lines = _head(points, rates)
+    lines += _verdicts(scenarios)
     for name, groups in scenarios.items():
         lines += _section(name, groups, output)
     write_atomic(output, "\n".join(lines) + "\n")
@@ -216,6 +217,37 @@ def _head(points: dict[str, Point], rates: dict[str, float]) -> list[str]:
         ),
         "",
     ]
+
+
+AIMS = (
+    ("update joules, cwmp over top-k, at most 0.4 in every seed", "top-k", "trajectory", 0.4),
+    ("total joules, cwmp over today, at most 0.5 in every seed", "today", "total_trajectory", 0.5),
+    ("total joules, cwmp over before, at most 0.67 in every seed", "before", "total_trajectory", 1 / 1.5),
+)
+"""What was aimed at: the setting that CWMP is compared with, the kind of joules, the largest ratio."""
+
+
+def _verdicts(scenarios: dict[str, Groups]) -> list[str]:
+    """Return what was aimed at and where it was reached, and how many seeds stand behind it."""
+    lines = ["| aim | reached | not reached |", "|---|---|---|"]
+    for label, other, which, limit in AIMS:
+        told: dict[bool, list[str]] = {True: [], False: []}
+        for name in SCENARIOS:
+            groups = scenarios.get(name, {})
+            if "cwmp" in groups and other in groups:
+                found = ratios(groups["cwmp"], groups[other], which, targets(groups))
+                if found:
+                    told[max(found.values()) <= limit].append(f"{name} ({max(found.values()):.2f}, {len(found)} seeds)")
+        lines.append(f"| {label} | {', '.join(told[True]) or '-'} | {', '.join(told[False]) or '-'} |")
+    lines += ["", "In brackets: the largest ratio of all seeds, and how many seeds there are."]
+    fewest = min(len(found) for groups in scenarios.values() for found in groups.values())
+    if fewest < len(SEEDS):
+        lines += [
+            "",
+            f"The sweep was cut short: {len(SEEDS)} seeds are planned, and each table says how many it has.",
+            "With so few, a ratio is an observation and no estimate. The same command goes on where it stopped.",
+        ]
+    return [*lines, ""]
 
 
 def _section(name: str, groups: Groups, output: Path) -> list[str]:
@@ -262,6 +294,7 @@ def draw(groups: Groups, path: Path, *, title: str) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     colours = {"today": "#7f7f7f", "before": "#e69f00", "top-k": "#d55e00", "cwmp": "#0072b2"}
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
@@ -282,6 +315,11 @@ def draw(groups: Groups, path: Path, *, title: str) -> None:
                 )
         panel.set(xscale="log", xlabel=f"{label}, all clients (literature)")
         panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
+        low, high = panel.get_xlim()
+        if high > 10 * low:
+            panel.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            panel.tick_params(axis="x", which="minor", labelsize="x-small", rotation=30)
     axes[0].set(ylabel="test accuracy")
     axes[1].legend(frameon=False, title="one line a seed")
     figure.suptitle(title, fontsize="medium")
