@@ -2,8 +2,6 @@
 
 import csv
 import json
-import threading
-import time
 import urllib.request
 
 import pytest
@@ -13,6 +11,7 @@ from cwmp_cli.options.exporter import Prometheus
 from cwmp_cli.verbs.watch import bar, sparkline
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
+from cwmp_profiler.joules import live
 from cwmp_profiler.joules.live import interval_of, watch
 from cwmp_profiler.meters.base import Meter, Rail, Reading
 
@@ -95,16 +94,20 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     assert f"cannot serve on 127.0.0.1 port {served.port}" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_the_watch_with_a_sum(capsys):
-    import _thread
+def test_ctrl_c_ends_the_watch_with_a_sum(capsys, monkeypatch):
+    """The interrupt comes inside the third interval."""
+    real, calls = live._one, iter(range(99))
 
-    def interrupt():
-        time.sleep(0.4)
-        _thread.interrupt_main()
+    def interrupted(meter, interval_s):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(meter, interval_s)
 
-    threading.Thread(target=interrupt).start()
+    monkeypatch.setattr(live, "_one", interrupted)
     assert main(["watch", *TDP, "--interval-s", "0.05"]) == 0
-    assert " J in " in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert " J in " in captured.err
 
 
 def test_bars_and_sparklines_show_a_gap_where_there_is_no_reading():

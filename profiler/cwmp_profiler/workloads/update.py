@@ -27,6 +27,7 @@ from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import DeviceError
 from cwmp_profiler.kernels.compiled import available, load
 from cwmp_profiler.kernels.rules import Adam, Rule, Sgd
+from cwmp_profiler.packages import how_to_install
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
 from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, position_sets
 from cwmp_profiler.workloads.operands import Operands
@@ -154,7 +155,7 @@ class Update(Workload):
         if mode not in FUSED:
             return SPARSE_STEPS[optimizer]
         if not load():
-            raise DeviceError(f"mode {mode} runs compiled kernels: pip install 'cwmp-profile[fast]'")
+            raise DeviceError(f"mode {mode} runs compiled kernels, which need Numba: {how_to_install('numba')}")
         from cwmp_profiler.kernels.scatter import step_at
 
         rule = RULES[optimizer]
