@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.operators.family import LEAST_SAMPLES, FamilyModel, fit_family
 from cwmp_costmodels.operators.power import power_ratios
-from cwmp_costmodels.operators.sample import Sample, by_family, sample_of
-from cwmp_costmodels.operators.scale import measured_scale, regressed_scale
+from cwmp_costmodels.operators.sample import Sample, by_family, readings, sample_of
+from cwmp_costmodels.operators.scale import expected_error, measured_scale, regressed_scale
 from cwmp_costmodels.profile.operators import MeasuredModel, MeasuredOperator, OperatorsBlock, StepError, Validity
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_profiler.device_info import DeviceInfo
@@ -178,6 +178,11 @@ def _measured_error(block: BlockRecord, overhead: Mapping[str, float]) -> StepEr
     )
 
 
+def error_of(model: FamilyModel) -> float:
+    """Return the relative error expected of a family's predictions."""
+    return expected_error(model.held_out.predicted, readings(model.samples))
+
+
 def _family_errors(
     planned: Sequence[BlockRecord], models: Mapping[str, FamilyModel], device: DeviceInfo, overhead: Mapping[str, float]
 ) -> list[StepError]:
@@ -189,6 +194,7 @@ def _family_errors(
             model.samples, model.held_out.predicted, model.held_out.spread, strict=True
         )
     }
+    errors = {family: error_of(model) for family, model in models.items()}
     found: list[StepError] = []
     for block in planned:
         parts: list[tuple[str, float, float]] = []
@@ -198,7 +204,7 @@ def _family_errors(
             if value is None:
                 break
             seconds = max(value - CALL_S, 0.0)
-            parts.append((sample.family, seconds * record.runs, models[sample.family].mean_abs_error))
+            parts.append((sample.family, seconds * record.runs, errors[sample.family]))
         else:
             beside = beside_s(block.calls, overhead)
             total = math.fsum(seconds for _, seconds, _ in parts) + beside

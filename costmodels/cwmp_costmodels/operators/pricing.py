@@ -14,7 +14,7 @@ from typing import Any
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.operators.conformal import quantile
 from cwmp_costmodels.operators.family import FamilyModel
-from cwmp_costmodels.operators.measured import CALL_S, beside_s
+from cwmp_costmodels.operators.measured import CALL_S, beside_s, error_of
 from cwmp_costmodels.operators.power import physics_power_w, static_power_w
 from cwmp_costmodels.operators.sample import Sample, sample_of
 from cwmp_costmodels.operators.scale import measured_scale, regressed_scale
@@ -229,6 +229,7 @@ class OperatorPrices:
         model = self.families.get(family)
         if model is None:
             return [self._by_physics(operator, runs, family) for operator, runs, _ in members]
+        error = error_of(model)
         predicted = model.predict_all([sample for _, _, sample in members])
         return [
             Part(
@@ -237,7 +238,7 @@ class OperatorPrices:
                 seconds=max(one.value - CALL_S, 0.0),
                 power_w=self._power_w(operator),
                 source="family",
-                error=model.mean_abs_error,
+                error=error,
                 outside=one.outside,
             )
             for (operator, runs, _), one in zip(members, predicted, strict=True)

@@ -109,6 +109,8 @@ class BlockRecord(_Record):
     """Seconds that timing a call takes when it does nothing; part of every operator's time."""
     fault_s: NonNegative
     """Seconds of a page fault."""
+    faults: NonNegative = 0.0
+    """Page faults of a step in a process that holds nothing else (see `Trace.faults`); what replays hold in memory adds others."""
     step: TimeRecord
     """The whole step, timed between the operators."""
     reference_s: NonNegative
@@ -122,8 +124,8 @@ class BlockRecord(_Record):
 
     @property
     def step_s(self) -> float:
-        """Seconds of the whole step, page faults included."""
-        return self.step.seconds + self.step.faults * self.fault_s
+        """Seconds of the whole step, with the page faults that are its own."""
+        return self.step.seconds + self.faults * self.fault_s
 
     @property
     def calls(self) -> dict[str, float]:
@@ -206,6 +208,7 @@ def measure_block(
         touched_bytes=traced.touched_bytes,
         floor_s=min(floors),
         fault_s=stopwatch.fault_s,
+        faults=traced.faults,
         step=_time_record(whole.timing(stopwatch.quiet_reference_s, stopwatch.fault_s)),
         reference_s=stopwatch.quiet_reference_s,
         spent_s=time.monotonic() - began,
