@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cwmp_profiler.joules.window import EnergyWindow as EnergyWindow
     from cwmp_profiler.joules.window import measure as measure
     from cwmp_selector.controller import BudgetController as BudgetController
+    from cwmp_selector.costs import Costs as Costs
     from cwmp_selector.errors import PayloadError as PayloadError
     from cwmp_selector.errors import SelectionError as SelectionError
     from cwmp_selector.feedback import ErrorFeedback as ErrorFeedback
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BudgetController": "cwmp_selector.controller",
+    "Costs": "cwmp_selector.costs",
     "CwmpError": "cwmp_profiler.errors",
     "DDPHook": "cwmp_selector.frameworks.ddp",
     "EnergyWindow": "cwmp_profiler.joules.window",

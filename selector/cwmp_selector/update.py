@@ -11,17 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.kernels.scatter import add_at
+from cwmp_profiler.si_prefixes import si
 from cwmp_selector.candidates.floats import BITS_DTYPE
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import check_format, quantize
+
+SHOWN = 8
+"""Tensors that a short table lists."""
 
 Like: TypeAlias = "torch.nn.Module | Mapping[str, torch.Tensor] | Mapping[str, tuple[int, ...]]"
 """What tells the names and shapes: a model (parameters that require a gradient), tensors by name, or shapes by name."""
 
 
 @dataclass(frozen=True)
-class SparseUpdate:
+class SparseUpdate(Shown):
     """Kept entries of named tensors, their energy and how far from optimal they can be.
 
     Attributes:
@@ -49,6 +54,25 @@ class SparseUpdate:
     gap_bound: float | None = None
     rule: str = ""
     budget_j: float | None = None
+
+    def short_table(self) -> ShortTable:
+        """Return kept entries by tensor (the first few), joules by cause, and the payload's rule."""
+        names = [name for name in self.shapes if self.indices[name].numel()]
+        rows = [
+            (name, f"{self.indices[name].numel():,}", f"{math.prod(self.shapes[name]):,}", self.value_formats[name])
+            for name in names[:SHOWN]
+        ]
+        more = len(names) - len(rows)
+        notes = [f"and {more} more tensors"] if more else []
+        if self.parts_j is not None:
+            causes = ", ".join(f"{cause} {si(joules, 'J')}" for cause, joules in self.parts_j.items() if joules)
+            notes.append(f"{si(self.energy_j, 'J')} ({causes})")
+        return ShortTable(
+            title=f"sparse update{f' by {self.rule}' if self.rule else ''}, density {self.density:.3g}",
+            columns=("tensor", "kept", "of", "format"),
+            rows=rows,
+            notes=notes,
+        )
 
     @property
     def energy_j(self) -> float:

@@ -14,7 +14,9 @@ from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_mod
 from cwmp_costmodels.profile.factors import UpdateFactors, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_profiler.counts import STATE_TENSORS
+from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance, weakest
+from cwmp_profiler.si_prefixes import si
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from cwmp_costmodels.profile.schema import Profile
 
 
-class LayerCosts:
+SHOWN = 8
+"""Tensors that a short table lists."""
+
+
+class LayerCosts(Shown):
     """Joules per kept entry for every parameter tensor that training updates. `layer_costs` makes it.
 
     Attributes:
@@ -71,6 +77,30 @@ class LayerCosts:
         )
         dense = f"state_decay dense: {what} decays everywhere, so each touched tensor pays a whole dense step once"
         return (dense if self.scenario.state_decay == "dense" else lazy,)
+
+    def short_table(self) -> ShortTable:
+        """Return joules per entry and in all of the first tensors; `cwmp-profile costs` prints more."""
+        density = self.scenario.density
+        rows = [
+            (
+                name,
+                self.layers[name].level,
+                f"{self.numel(name):,}",
+                si(self.entry_j(name, density), "J"),
+                si(self.entry_j(name, 1.0) * self.numel(name), "J"),
+            )
+            for name in self.names()[:SHOWN]
+        ]
+        more = len(self.names()) - len(rows)
+        return ShortTable(
+            title=f"layer costs by {self.profile.name} ({self.provenance}), {self.scenario.optimizer}, density {density:g}",
+            columns=("parameter", "lives in", "entries", "per entry", "all entries"),
+            rows=rows,
+            notes=[
+                *([f"and {more} more tensors"] if more else []),
+                f"dense {si(self.dense_j(), 'J')}, spread {self.spread():.3g}x",
+            ],
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return the parameter names, as in `model.named_parameters()`."""

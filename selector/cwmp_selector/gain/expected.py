@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.errors import ScenarioError
+from cwmp_profiler.display import ShortTable, Shown
+from cwmp_profiler.si_prefixes import si
 from cwmp_selector.gain.choices import Choice, Rule, Trial, trial_of
 from cwmp_selector.gain.distributions import Distribution, distribution_of
 
@@ -29,7 +31,7 @@ MOSTLY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
+class Gain(Shown):
     """What CWMP gains over Top-K.
 
     Attributes:
@@ -95,6 +97,19 @@ class Gain:
                 f"tensors alone that are not worth their operator calls ({self.population})"
             )
         return f"{why} {self.rule} saves {max(min(saved, ranked), 0.0):.1%} of the joules ({self.population})"
+
+    def short_table(self) -> ShortTable:
+        """Return both rules within the budget, and the verdict."""
+        rows = [
+            (name, f"{choice.kept:,.0f}", si(choice.energy_j, "J"), f"{choice.retained:.2%}")
+            for name, choice in (("top-k", self.top_k), (self.rule, self.cwmp))
+        ]
+        return ShortTable(
+            title=f"within {si(self.budget_j, 'J')} of {si(self.dense_j, 'J')} dense ({self.population})",
+            columns=("rule", "kept", "joules", "retained"),
+            rows=rows,
+            notes=[self.verdict],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with every attribute, `pays` and `verdict`."""
