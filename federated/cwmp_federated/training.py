@@ -274,6 +274,9 @@ class Server:
             self._state[name] = checkpoint.tensors[f"model/{name}"]
         if self._downlink is not None:
             self._downlink.load(checkpoint.facts["downlink"], _under("downlink/", checkpoint.tensors))
+            if self._grid is None:
+                # A new run of an engine starts its nodes without the states of the old one.
+                self._downlink.versions.clear()
         if self._shared is not None:
             self._shared.load(checkpoint.facts["shared"])
         if self._grid is not None:
