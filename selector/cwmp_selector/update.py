@@ -16,6 +16,8 @@ from cwmp_profiler.kernels.scatter import add_at
 from cwmp_profiler.si_prefixes import si
 from cwmp_selector.candidates.floats import BITS_DTYPE
 from cwmp_selector.errors import SelectionError
+from cwmp_selector.payload.decode import decode
+from cwmp_selector.payload.encode import encode, encoded_bytes
 from cwmp_selector.payload.quantize import check_format, quantize
 
 SHOWN = 8
@@ -160,15 +162,11 @@ class SparseUpdate(Shown):
 
     def to_bytes(self) -> bytes:
         """Return the payload: positions and values of every tensor, coded smallest, with header and checksum."""
-        from cwmp_selector.payload.encode import encode
-
         return encode(self)
 
     @property
     def payload_bits(self) -> int:
         """Length of the payload in bits, computed without encoding it."""
-        from cwmp_selector.payload.encode import encoded_bytes
-
         return 8 * encoded_bytes(self)
 
     @staticmethod
@@ -182,9 +180,7 @@ class SparseUpdate(Shown):
         Raises:
             PayloadError: If the bytes are anything but a whole and valid payload for `like`.
         """
-        from cwmp_selector.payload.decode import decode
-
-        return decode(data, like)
+        return SparseUpdate(**decode(data, shapes_of(like))._asdict())
 
 
 def shapes_of(like: Like) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -26,18 +26,13 @@ from cwmp_selector.payload.encode import (
     checksum,
     fingerprint,
 )
+from cwmp_selector.payload.kept import Decoded
 from cwmp_selector.payload.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES
 from cwmp_selector.payload.sets import AGAIN, read
 
-if TYPE_CHECKING:
-    from cwmp_selector.update import Like, SparseUpdate
 
-
-def decode(data: bytes, like: Like) -> SparseUpdate:
-    """Return the update in a payload for `like`; see `SparseUpdate.from_bytes`."""
-    from cwmp_selector.update import SparseUpdate, shapes_of
-
-    shapes = shapes_of(like)
+def decode(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Decoded:
+    """Return what a payload for tensors of these names and shapes holds; see `SparseUpdate.from_bytes`."""
     if not isinstance(data, bytes | bytearray | memoryview):
         raise PayloadError(f"a payload is bytes, got {type(data).__name__}: pass what to_bytes() returned")
     view = memoryview(data).cast("B")
@@ -59,7 +54,10 @@ def decode(data: bytes, like: Like) -> SparseUpdate:
             "decode with the sender's parameter names and shapes, in order"
         )
     reader = _Reader(content)
-    indices, values, formats, scales = {}, {}, {}, {}
+    indices: dict[str, torch.Tensor] = {}
+    values: dict[str, torch.Tensor] = {}
+    formats: dict[str, str] = {}
+    scales: dict[str, float] = {}
     for name, shape in shapes.items():
         try:
             found, numbers, formats[name], scales[name] = _record(reader, math.prod(shape), version)
@@ -68,7 +66,7 @@ def decode(data: bytes, like: Like) -> SparseUpdate:
         indices[name], values[name] = torch.from_numpy(found), numbers
     if reader.left:
         raise PayloadError(f"{reader.left} bytes follow the last tensor: {AGAIN}")
-    return SparseUpdate(indices=indices, values=values, shapes=shapes, value_formats=formats, scales=scales)
+    return Decoded(indices=indices, values=values, shapes=shapes, value_formats=formats, scales=scales)
 
 
 class _Reader:

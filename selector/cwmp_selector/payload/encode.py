@@ -14,17 +14,14 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
 from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.errors import SelectionError
+from cwmp_selector.payload.kept import KeptEntries
 from cwmp_selector.payload.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES, int8_levels
 from cwmp_selector.payload.sets import ALL, COMPLEMENT, LINES, MASK, RICE, Coded, plan, varint, write
-
-if TYPE_CHECKING:
-    from cwmp_selector.update import SparseUpdate
 
 MAGIC = b"CWMP"
 VERSION = 2
@@ -70,7 +67,7 @@ def record_bytes(indices: IntArray, entries: int, value_format: str, *, dense_al
     return 1 + len(varint(indices.size)) + (4 if value_format == "int8" else 0) + more + indices.size * width
 
 
-def encoded_bytes(update: SparseUpdate) -> int:
+def encoded_bytes(update: KeptEntries) -> int:
     """Return the length of `encode(update)`, without writing it."""
     return HEADER_BYTES + sum(
         record_bytes(
@@ -83,7 +80,7 @@ def encoded_bytes(update: SparseUpdate) -> int:
     )
 
 
-def encode(update: SparseUpdate) -> bytes:
+def encode(update: KeptEntries) -> bytes:
     """Return the payload of an update."""
     body, newest = [], 1
     for name, shape in update.shapes.items():
