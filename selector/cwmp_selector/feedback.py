@@ -14,7 +14,7 @@ import torch
 
 from cwmp_profiler.kernels.scatter import add_at
 from cwmp_selector.candidates import compiled as fast
-from cwmp_selector.candidates.find import WORTHWHILE
+from cwmp_selector.candidates.engines import WORTHWHILE
 from cwmp_selector.candidates.floats import BITS_DTYPE
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.errors import SelectionError

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cwmp_selector.candidates.find import ENGINES, NonFiniteError, engine_for
+from cwmp_selector.candidates.engines import ENGINES, engine_for
+from cwmp_selector.candidates.find import NonFiniteError
 from cwmp_selector.candidates.floats import IntArray, gathered, taken
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, Ledger, Own, TieredCosts, addends, times, total

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from cwmp_costmodels.profile.schema import Coefficient
-
-if TYPE_CHECKING:
-    from cwmp_costmodels.costs.layers import LayerCosts
+from cwmp_costmodels.costs.tensor import LayerCost
+from cwmp_costmodels.profile.schema import Coefficient, Profile
 
 TO_95 = 1.96 / math.sqrt(2 / math.pi)
 """Half-width of a 95% interval over the mean absolute error, for normal errors."""
@@ -31,20 +29,21 @@ class Interval(NamedTuple):
     holds: tuple[str, ...]
 
 
-def interval_j(costs: LayerCosts, kept: Mapping[str, int]) -> Interval:
+def interval_j(profile: Profile, layers: Mapping[str, LayerCost], kept: Mapping[str, int]) -> Interval:
     """Return the joules of kept entries on the device, with what is known of their error.
 
     Coefficients err independently of each other here (the fit's own correlations are not kept in a profile); what the fit misses on
     work it never saw is common to all of it, and so is the gain of the meter.
 
     Args:
-        costs: Of a profile, model and scenario.
+        profile: Device profile.
+        layers: Costs of the model's tensors by it, by parameter name.
         kept: Entries kept by parameter name.
     """
-    profile, sources = costs.profile, dict[str, list[float]]()
+    sources = dict[str, list[float]]()
     for name, count in kept.items():
         if count:
-            for origin, (dynamic_j, static_j) in costs.layers[name].device_sources_j(count).items():
+            for origin, (dynamic_j, static_j) in layers[name].device_sources_j(count).items():
                 both = sources.setdefault(origin, [0.0, 0.0])
                 both[0] += dynamic_j
                 both[1] += static_j

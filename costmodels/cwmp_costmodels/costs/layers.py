@@ -201,7 +201,7 @@ class LayerCosts(Shown):
 
     def interval_j(self, kept: Mapping[str, int]) -> Interval:
         """Return the device's joules of kept entries with a 95% interval: coefficients, held-out error, gain of the meter."""
-        return interval_j(self, kept)
+        return interval_j(self.profile, self.layers, kept)
 
     def always_j(self) -> dict[str, float]:
         """Return the joules that a round spends whatever is kept, by cause: `select`, `zero_grad`. No budget of entries pays them.

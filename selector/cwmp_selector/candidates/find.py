@@ -7,7 +7,6 @@ is the compiled one for the CPU, with the same answers.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cwmp_profiler.packages import how_to_install
 from cwmp_selector.candidates.floats import (
     BITS_DTYPE,
     BitArray,
@@ -28,7 +26,6 @@ from cwmp_selector.candidates.floats import (
     magnitude_bits,
     threshold_bits,
 )
-from cwmp_selector.errors import SelectionError
 
 Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """Of one layer: ascending positions (int64) of its candidates, and their values."""
@@ -306,32 +303,3 @@ def bracket(scores: FloatArray, costs: FloatArray, budget: float) -> tuple[float
     reached = np.flatnonzero(spent[sure:] - deviation[sure:] >= budget)
     low = edge(sure + int(reached[0])) if reached.size else 0.0
     return min(low, high), high
-
-
-WORTHWHILE = 1 << 18
-"""Entries from which "auto" takes Numba."""
-
-ENGINES = ("auto", "torch", "numba")
-
-
-def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
-    """Return the engine to find candidates in these tensors.
-
-    Args:
-        name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed, the tensors are on the CPU, and
-            they are large enough to be worth importing it, or it has been imported.
-        flats: Tensors on one device.
-
-    Raises:
-        SelectionError: If Numba is asked for and cannot serve.
-    """
-    on_cpu = all(flat.device.type == "cpu" for flat in flats)
-    wanted = "numba" in sys.modules or sum(flat.numel() for flat in flats) >= WORTHWHILE
-    if name == "torch" or (name == "auto" and not (on_cpu and wanted)):
-        return Engine()
-    from cwmp_selector.candidates import compiled as fast
-
-    if name == "numba" and not (on_cpu and fast.available()):
-        what = f"Numba is not installed: {how_to_install('numba')}" if on_cpu else "it serves CPU tensors only"
-        raise SelectionError(f"engine 'numba' cannot be used, {what}, or take engine='auto'")
-    return fast.NumbaEngine() if fast.available() else Engine()
