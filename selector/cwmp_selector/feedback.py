@@ -93,6 +93,7 @@ class ErrorFeedback:
             SelectionError: If a gradient is NaN or infinite (the residual is untouched then), or has changed its shape.
         """
         layers = flatten(gradients)
+        self._leave_inference_mode()
         for layer in layers:
             known = self._residual.get(layer.name)
             if known is not None and tuple(known.shape) != layer.shape:
@@ -171,6 +172,15 @@ class ErrorFeedback:
         """Multiply everything that waits, as when a gradient scaler changes the unit that gradients come in."""
         for tensor in (*self._residual.values(), *self._velocity.values()):
             tensor.mul_(factor)
+
+    def _leave_inference_mode(self) -> None:
+        """Take copies of what was made in `torch.inference_mode`, which may not be changed outside of it."""
+        if torch.is_inference_mode_enabled():
+            return
+        for held in (self._residual, self._velocity):
+            for name, tensor in held.items():
+                if tensor.is_inference():
+                    held[name] = tensor.clone()
 
     def residual(self, name: str) -> torch.Tensor:
         """Return the residual of a parameter, of its shape.

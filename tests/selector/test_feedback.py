@@ -160,3 +160,12 @@ def test_compiled_accumulation_is_the_plain_one(dtype, monkeypatch):
         compiled.add(rounds[0])
     assert torch.equal(compiled.residual("b"), plain.residual("b"))
     assert torch.equal(compiled.residual("w"), plain.residual("w"))
+
+
+def test_a_residual_made_in_inference_mode_goes_on_outside_of_it():
+    feedback = ErrorFeedback(momentum=0.5)
+    with torch.inference_mode():
+        feedback.add({"a": torch.ones(3)})
+    update = Selector(1.0, k=1).select(feedback.add({"a": torch.tensor([1.0, 2.0, 3.0])}))
+    assert update.indices["a"].tolist() == [2]
+    assert feedback.residual("a").tolist()[:2] == [2.5, 3.5]
