@@ -4,7 +4,7 @@
 
 Per truth: how often the intervals hold the true value (wanted: 90 to 99%), the worst error of a coefficient called
 identified (wanted: at most 10%), and held-out mean absolute error over the noise that was put in (wanted: at most 1.5).
-Exit status 1 if any is missed. About four minutes; part of make bench.
+Exit status 1 if any is missed. About four minutes;
 
 Where the truth draws less at rest than when awake and the plan has no window that is awake without work, no data tell static
 power from work: such a truth is run with its power at rest set to its static power, and the output says so.

@@ -2,7 +2,7 @@
 
     python benchmarks/hostile_clients.py [--rounds 6]
 
-Part of make bench. Digits, a small network with batch norm, IID, Top-K's and CWMP's common code, this process as grid. `named`: rounds in
+Digits, a small network with batch norm, IID, Top-K's and CWMP's common code, this process as grid. `named`: rounds in
 which the attacker, and nobody else, was left out or scaled down, of those in which it attacked. `accuracy`: after the last
 round, beside that of the same run without the attacker. The exit status is 1 if a model is not finite or an honest client was named.
 """

@@ -1,4 +1,4 @@
-"""How long starting takes, against the libraries that any Typer program imports. Part of `make bench`.
+"""How long starting takes, against the libraries that any Typer program imports.
 
 Prints the median time of `import cwmp` and of `cwmp-profile --help` as ratios to `import typer, rich`, all measured in turns in
 the same run. Aim: at most 2.

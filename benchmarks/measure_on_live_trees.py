@@ -1,4 +1,4 @@
-"""Is every window of a real `measure` session within 1% of truth? On power capping trees that live. Part of `make bench`.
+"""Is every window of a real `measure` session within 1% of truth? On power capping trees that live.
 
     python benchmarks/measure_on_live_trees.py [--only NAME] [--all] [--preset quick] [--repeats 1]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/meter_faults.py
 
-Part of make bench. The hardware is that of the contract suite: the real reading code over scripted files, libraries and commands.
+The hardware is that of the contract suite: the real reading code over scripted files, libraries and commands.
 `right`: joules within the hardware's tolerance of truth, or, for a power sensor that stands still, right and reported as
 unmoved. `refused`: one line that says what failed. `-`: the hardware cannot have that fault (it says why in tests/profiler/scripted).
 Anything else is a SILENT error, printed with its ratio to truth, and makes the exit status 1. How pyRAPL, pyJoules and zeus

@@ -2,7 +2,7 @@
 
     python benchmarks/meter_overhead.py [--seconds S] [--only METER]
 
-Wanted: below 0.1% of one processor. Part of make bench, about four minutes. Each meter reads in real time while this process sleeps, so
+Wanted: below 0.1% of one processor. about four minutes. Each meter reads in real time while this process sleeps, so
 all processor time that it uses is the meter's: guard, sampler and their thread, and the processes that a read runs. A window is
 S seconds, or the length that sessions give it with this meter if that is longer (up to 40 s). RAPL, sensors and boards are trees of ordinary
 files, the Raspberry Pi's firmware a script and a function, NVML a stub library behind the real binding. Real hardware adds what

@@ -12,7 +12,7 @@ The second table breaks the tree in mid-window: right is a refusal, wrong is a n
 Set-up of the peers, once:
     python -m venv benchmarks/.peers
     benchmarks/.peers/bin/pip install pyRAPL==0.2.3.1 pyJoules==0.5.1 zeus==0.16.0
-A peer that is not there is shown as `not installed`. Takes about six minutes; part of make bench. Exit status 1 if a column of
+A peer that is not there is shown as `not installed`. Takes about six minutes; Exit status 1 if a column of
 ours is not right everywhere.
 """
 

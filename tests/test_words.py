@@ -61,3 +61,12 @@ def test_every_extra_that_is_named_exists():
     for path in SOURCES:
         for named in re.findall(r"\.\[([a-z,]+)\]", path.read_text(encoding="utf-8")):
             assert set(named.split(",")) <= extras, path
+
+
+def test_make_bench_runs_what_the_page_marks():
+    listed = re.search(r"^BENCHMARKS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    marked = re.findall(
+        r"^\| \*`python benchmarks/(\w+)\.py", (ROOT / "docs" / "benchmarks.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(marked)
+    assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in listed)
