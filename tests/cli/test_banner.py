@@ -36,7 +36,7 @@ def test_the_report_says_published(published, tmp_path):
     assert main(["report", str(published), "--model", "none", "-o", str(page)]) == 0
     text = page.read_text()
     assert SAID in text
-    assert "class='banner published'" in text
+    assert 'class="banner published"' in text
     assert "measured by meter" not in text
 
 
