@@ -31,7 +31,8 @@ from cwmp_costmodels.operators.pricing import OperatorPrices, StepCost
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.schema import DeviceBlock, Profile
 from cwmp_profiler.devices.torch_device import TorchDevice
-from cwmp_profiler.operators.block import BlockRecord, measure_block
+from cwmp_profiler.operators.block import measure_block
+from cwmp_profiler.operators.block_records import BlockRecord
 from cwmp_profiler.operators.families import family_plan
 from cwmp_profiler.operators.overhead import overhead_steps
 from cwmp_profiler.operators.records import OperatorsFile, OperatorsHeader, read_operators, write_operators

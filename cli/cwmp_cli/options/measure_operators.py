@@ -16,7 +16,7 @@ from cwmp_cli.options.console import err, out, print_json, si, warn
 
 if TYPE_CHECKING:
     from cwmp_cli.options.targets import Target
-    from cwmp_profiler.operators.block import BlockRecord
+    from cwmp_profiler.operators.block_records import BlockRecord
     from cwmp_profiler.operators.families import PlannedBlock
     from cwmp_profiler.operators.records import OperatorsHeader
     from cwmp_profiler.operators.stopwatch import Stopwatch

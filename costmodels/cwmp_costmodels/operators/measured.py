@@ -13,7 +13,7 @@ from cwmp_costmodels.operators.scale import expected_error, measured_scale, regr
 from cwmp_costmodels.profile.operators import MeasuredModel, MeasuredOperator, OperatorsBlock, StepError, Validity
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_profiler.device_info import DeviceInfo
-from cwmp_profiler.operators.block import BlockRecord, OperatorRecord
+from cwmp_profiler.operators.block_records import BlockRecord, OperatorRecord
 from cwmp_profiler.operators.overhead import fit_overhead
 from cwmp_profiler.operators.records import OperatorsFile
 

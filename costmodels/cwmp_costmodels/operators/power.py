@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.units import STATIC_POWER
 from cwmp_profiler.device_info import DeviceInfo
-from cwmp_profiler.operators.block import BlockRecord
+from cwmp_profiler.operators.block_records import BlockRecord
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.physics import physics_of
 

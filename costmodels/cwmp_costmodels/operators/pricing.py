@@ -20,7 +20,7 @@ from cwmp_costmodels.operators.sample import Sample, sample_of
 from cwmp_costmodels.operators.scale import measured_scale, regressed_scale
 from cwmp_costmodels.profile.operators import MeasuredOperator, OperatorsBlock
 from cwmp_costmodels.profile.schema import Profile
-from cwmp_profiler.operators.block import coldness
+from cwmp_profiler.operators.block_records import coldness
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.physics import physics_of
 from cwmp_profiler.operators.trace import Trace

@@ -12,11 +12,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from cwmp_profiler.errors import DeviceError
+from cwmp_profiler.operators.block_records import BlockRecord, OperatorRecord, PowerRecord, TimeRecord
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.replay import Replay, capture
 from cwmp_profiler.operators.stopwatch import Samples, Stopwatch, Timing
@@ -27,125 +26,6 @@ MOST_ROUNDS = 200
 STEPS_A_ROUND = 3
 HELD_BYTES = 2 << 30
 """Memory that captured operands may take at a time."""
-
-COLD_BYTES = 1 << 17
-"""Bytes that an operator brings in from which the next call finds its code far away."""
-
-NEAR_BYTES = 1 << 18
-"""Reuse distance up to which an operand is in the near cache already and drives nothing out."""
-
-PHASES = ("forward", "backward", "update")
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class TimeRecord(_Record):
-    """Seconds of one piece of work in quiet moments, page faults taken out."""
-
-    seconds: NonNegative
-    """Lower third: what disturbs only adds."""
-    low: NonNegative
-    """Lower fifth."""
-    high: NonNegative
-    """Upper quartile."""
-    processor_s: NonNegative
-    """Processor seconds of all threads, median."""
-    faults: NonNegative = 0.0
-    """Page faults of a run, mean; their time is not in `seconds`."""
-    samples: int = Field(ge=1)
-    quiet: int = Field(ge=0)
-    """Samples in quiet moments; where fewer than three were, all count, scaled by the reference kernel."""
-
-
-class PowerRecord(_Record):
-    """One meter window in which an operator ran again and again."""
-
-    energy_j: NonNegative
-    duration_s: Annotated[float, Field(gt=0)]
-    runs: int = Field(ge=1)
-
-    @property
-    def power_w(self) -> float:
-        """Watts, static power included."""
-        return self.energy_j / self.duration_s
-
-
-class OperatorRecord(_Record):
-    """One distinct operator of a block."""
-
-    operator: dict[str, Any]
-    """`Operator.to_json()`, distances included."""
-    times: dict[str, int]
-    """How often a step runs it, by phase."""
-    time: TimeRecord
-    """Its time alone, with the call itself (see `BlockRecord.floor_s`)."""
-    power: list[PowerRecord] = []
-
-    def described(self) -> Operator:
-        """Return the operator."""
-        return Operator.from_json(self.operator)
-
-    @property
-    def runs(self) -> int:
-        """How often a step runs it."""
-        return sum(self.times.values())
-
-
-class BlockRecord(_Record):
-    """One measured step."""
-
-    block: str
-    """Name: of a model with its optimiser, or of a block of the plan for families."""
-    params: dict[str, Any] = {}
-    """What makes the step: model, batch, optimizer, density."""
-    operators: list[OperatorRecord]
-    views: int = Field(ge=0)
-    """Operators of a step that only make views or take memory."""
-    touched_bytes: int = Field(ge=0)
-    floor_s: NonNegative
-    """Seconds that timing a call takes when it does nothing; part of every operator's time."""
-    fault_s: NonNegative
-    """Seconds of a page fault."""
-    faults: NonNegative = 0.0
-    """Page faults of a step in a process that holds nothing else (see `Trace.faults`); what replays hold in memory adds others."""
-    step: TimeRecord
-    """The whole step, timed between the operators."""
-    reference_s: NonNegative
-    """Time of the reference kernel in quiet moments."""
-    spent_s: NonNegative
-    """Wall time that measuring took."""
-
-    def net_s(self, record: OperatorRecord) -> float:
-        """Return an operator's seconds without the call."""
-        return max(record.time.seconds - self.floor_s, 0.0)
-
-    @property
-    def step_s(self) -> float:
-        """Seconds of the whole step, with the page faults that are its own."""
-        return self.step.seconds + self.faults * self.fault_s
-
-    @property
-    def calls(self) -> dict[str, float]:
-        """Operator calls of a step by phase, its views, and calls weighted by `coldness`."""
-        found: dict[str, float] = {phase: sum(each.times.get(phase, 0) for each in self.operators) for phase in PHASES}
-        return {
-            **found,
-            "view": self.views,
-            "cold": sum(each.runs * coldness(each.described()) for each in self.operators),
-        }
-
-
-def coldness(operator: Operator) -> float:
-    """Return how far an operator drives the code of calls out of the near cache: 0 to 1 with the bytes it brings in from afar."""
-    brought = sum(
-        operand.bytes
-        for operand in (*operator.inputs, *operator.outputs)
-        if operand.alias is None and (operand.distance_bytes is None or operand.distance_bytes >= NEAR_BYTES)
-    )
-    return min(brought / COLD_BYTES, 1.0)
 
 
 def measure_block(

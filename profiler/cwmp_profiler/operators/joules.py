@@ -14,7 +14,7 @@ from cwmp_profiler.errors import MeterError
 from cwmp_profiler.joules import edges
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter
-from cwmp_profiler.operators.block import OperatorRecord, PowerRecord
+from cwmp_profiler.operators.block_records import OperatorRecord, PowerRecord
 from cwmp_profiler.operators.replay import Replay
 from cwmp_profiler.operators.stopwatch import Stopwatch
 

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from cwmp_profiler.operators.block import PHASES, BlockRecord
+from cwmp_profiler.operators.block_records import PHASES, BlockRecord
 from cwmp_profiler.operators.trace import Step
 from cwmp_profiler.operators.training import training_step
 

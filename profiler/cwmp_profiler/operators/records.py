@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.file_kinds import kind_of
-from cwmp_profiler.operators.block import BlockRecord
+from cwmp_profiler.operators.block_records import BlockRecord
 from cwmp_profiler.sessions.measurements import MeterRecord, first_problem
 
 KIND = "cwmp-operators"

@@ -14,7 +14,7 @@ from cwmp_costmodels.operators.pricing import OperatorPrices
 from cwmp_costmodels.operators.scale import COMMON, LEAST, regressed_scale
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.schema import Coefficient
-from cwmp_profiler.operators.block import BlockRecord, OperatorRecord, PowerRecord, TimeRecord
+from cwmp_profiler.operators.block_records import BlockRecord, OperatorRecord, PowerRecord, TimeRecord
 from cwmp_profiler.operators.overhead import KINDS
 from cwmp_profiler.operators.physics import physics_of
 from cwmp_profiler.operators.records import OperatorsFile, OperatorsHeader
