@@ -21,7 +21,8 @@ class JouleCheck:
     """Recomputes a reply's joules by the server's copy of the node's profile.
 
     Uplink, downlink, steps and images must be what the server finds itself. Writing and training may be less than a dense round (a
-    sparse step, a sparse model), never more than that and its entries written in every step. A node with a profile
+    sparse step, a sparse model), never more than that, or than writing nearly all entries
+    one by one in every step. A node with a profile
     that the server does not have is taken at its word, with a warning.
     """
 
@@ -79,11 +80,26 @@ class JouleCheck:
             )
         )
         written = energy.marginal(steps).dense_j()
+        # All entries but one of each tensor, scattered: by many profiles dearer than the dense kernels that write all of it.
+        nearly = {name: max(layer.tensor.numel - 1, 1) for name, layer in layers.items()}
+        scattered = energy.report(
+            Work(
+                kept=accepted.update.kept,
+                lines={name: math.ceil(layer.tensor.numel / layer.line_entries) for name, layer in layers.items()},
+                moved=nearly,
+                payload_bytes=int(numbers["payload_bytes"]),
+                bytes_up=int(numbers["bytes_up"]),
+                bytes_down=int(numbers["bytes_down"]),
+                steps=steps,
+                images=images,
+                sparse_step=True,
+            )
+        )
         most = {
-            "memory": found["memory"] + written,
-            "compute": found["compute"] + written,
+            "memory": max(found["memory"], scattered["memory"]) + written,
+            "compute": max(found["compute"], scattered["compute"]) + written,
             "fixed": found["fixed"] * (1 + steps),
-            "update": max(found["update"], found["uplink"] + written),
+            "update": max(found["update"], scattered["update"], found["uplink"] + written),
         }
         by = (
             f"by the server's profile {accepted.report.profile}; if the node has another one, give it a name of its own"
