@@ -35,6 +35,7 @@ from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.downlink import Downlink
+from cwmp_profiler.provenance import banner, weakest
 
 Row = dict[str, Any]
 OnRow = Callable[[Row], None]
@@ -50,6 +51,7 @@ class RunResult:
         ledger: Joules of every client and round.
         model: Final parameters and buffers.
         remarks: What a reader must know about the joules.
+        banner: Where the joules come from, in the words that every display uses.
         plan: What the planner expected; None for a run without a total budget.
     """
 
@@ -58,6 +60,7 @@ class RunResult:
     ledger: Ledger = field(default_factory=Ledger)
     model: State | None = None
     remarks: tuple[str, ...] = ()
+    banner: str = ""
     plan: Plan | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -69,6 +72,7 @@ class RunResult:
             "accuracy": accuracies[-1] if accuracies else None,
             "best_accuracy": max(accuracies) if accuracies else None,
             "energy": self.ledger.summary(),
+            "banner": self.banner,
             "plan": None if self.plan is None else {"expected": self.plan.to_json(), "came": self.came()},
             "remarks": list(self.remarks),
             "history": self.history,
@@ -184,6 +188,8 @@ class Server:
         self.result.model = self._state
         energies = [self._setup.energy(name) for name in dict.fromkeys(self._setup.profiles)]
         self.result.remarks = tuple(dict.fromkeys(remark for energy in energies for remark in energy.remarks))
+        meters = ", ".join(dict.fromkeys(energy.profile.meter.name for energy in energies))
+        self.result.banner = banner(weakest(energy.provenance for energy in energies), meters)
         return self.result
 
     def _before_round(self, number: int) -> None:

@@ -33,7 +33,7 @@ def test_train_prints_joules_by_cause_and_keeps_the_run(capsys, tmp_path):
     )
     assert status == 0, err
     assert "joules by cause" in out
-    assert "simulated" in out
+    assert "SIMULATED: no real device was measured" in out
     assert "round 2/2: accuracy" in err
     assert "(unverified)" in err
     names = {path.name for path in folder.iterdir()}
@@ -106,6 +106,7 @@ def test_pareto_writes_tables_and_picture_and_runs_nothing_twice(capsys, tmp_pat
     assert status == 0, err
     assert "equal energy" in out
     assert "equal k" in out
+    assert "SIMULATED: no real device was measured" in out
     assert "frontier" in out
     points = (folder / "points.jsonl").read_bytes()
     assert len(points.splitlines()) == 2 * (2 * 2 * 2 + 2 * 2 + 1)

@@ -168,10 +168,12 @@ def _show(result: dict[str, Any], reference: str) -> None:
     from rich.table import Table
 
     console = out()
+    for said in result["banners"]:
+        console.print(said, markup=False)
     for key, title in (("equal_energy", "equal energy"), ("equal_k", "equal k")):
         if not result[key]:
             continue
-        table = Table(title=f"{title}, {len(result['seeds'])} seeds, {', '.join(result['provenance'])}", box=None)
+        table = Table(title=f"{title}, {len(result['seeds'])} seeds", box=None)
         for head in ("budget", "rule", "accuracy", "95% interval", "update", "total", "share", "density", "bytes up"):
             table.add_column(head, justify="left" if head in ("budget", "rule") else "right")
         for row in result[key]:

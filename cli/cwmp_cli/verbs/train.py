@@ -232,9 +232,10 @@ def _show(result: RunResult) -> None:
         f"[bold]{config.rule}[/bold] at {config.budget} on {config.dataset}, {config.partition}, {config.clients} clients, "
         f"{last['round']} rounds: accuracy [bold]{last['accuracy']:.4f}[/bold]"
     )
+    console.print(f"Joules: {result.banner}", markup=False)
     table = Table(box=None)
     table.add_column("joules by cause")
-    table.add_column(f"{energy['provenance']}", justify="right")
+    table.add_column("", justify="right")
     for cause, joules in energy["by_cause_j"].items():
         table.add_row(cause, si(joules, "J"))
     table.add_row("total", si(energy["total_j"], "J"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cwmp_federated.sweep.frontier import interval
-from cwmp_federated.sweep.report import variant
+from cwmp_federated.sweep.report import banners, variant
 from cwmp_federated.sweep.runs import Point
 
 STYLES = {
@@ -49,7 +49,6 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
     figure, axes = plt.subplots(
         2, 2, figsize=(11.0, 6.4), sharex="col", sharey="row", height_ratios=(3, 1.4), layout="constrained"
     )
-    provenance = ", ".join(sorted({p["provenance"] for p in points if p["provenance"]}))
     for column, (key, label) in enumerate(AXES):
         upper, lower = axes[0][column], axes[1][column]
         _frontiers(upper, lower, groups, key, reference)
@@ -57,12 +56,12 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
             upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
         lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
         upper.set(xscale="log")
-        lower.set(xlabel=f"{label}, whole run ({provenance} profile)")
+        lower.set(xlabel=f"{label}, whole run")
         for panel in (upper, lower):
             panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
     upper, lower = axes[0][0], axes[1][0]
     seeds = len({p["config"]["seed"] for p in points})
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle("\n".join([title, *banners(points)]), fontsize="medium")
     upper.set(ylabel="test accuracy")
     upper.legend(frameon=False)
     # The interval of a few seeds may leave what an accuracy can be.

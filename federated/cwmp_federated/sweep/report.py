@@ -53,6 +53,7 @@ def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
             comparisons[f"{other} over {name}"] = _comparison(compare(curves[other], curves[name]), other, name)
     return {
         "provenance": sorted({p["provenance"] for p in points if p["provenance"]}),
+        "banners": banners(points),
         "seeds": sorted({p["config"]["seed"] for p in points}),
         "dense": _summary(dense) if dense else None,
         "equal_energy": _rows(energy),
@@ -64,6 +65,11 @@ def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
         "remarks": sorted({remark for p in points for remark in p["remarks"]}),
         "wall_s": math.fsum(p["wall_s"] for p in points),
     }
+
+
+def banners(points: Sequence[Point]) -> list[str]:
+    """Return where the joules of some runs come from; of a run of an earlier release only the provenance."""
+    return sorted({p.get("banner") or p["provenance"] for p in points if p["provenance"]})
 
 
 def to_csv(points: Sequence[Point]) -> str:

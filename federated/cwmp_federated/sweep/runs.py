@@ -120,6 +120,7 @@ def run_point(config: RunConfig) -> Point:
         "accuracy": result.history[-1]["accuracy"],
         "best_accuracy": max(row["accuracy"] for row in result.history),
         **energy,
+        "banner": result.banner,
         "trajectory": trajectory,
         "total_trajectory": totals,
         "kept": sum(row["kept"] for row in result.history),
