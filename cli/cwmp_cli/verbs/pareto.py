@@ -168,8 +168,7 @@ def _show(result: dict[str, Any], reference: str) -> None:
     from rich.table import Table
 
     console = out()
-    for said in result["banners"]:
-        console.print(said, markup=False)
+    console.print("\n".join(result["banners"]), markup=False)
     for key, title in (("equal_energy", "equal energy"), ("equal_k", "equal k")):
         if not result[key]:
             continue
