@@ -31,6 +31,7 @@ from cwmp_federated.server.downlink_choice import DownlinkChoice
 from cwmp_federated.server.joules import JouleCheck
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.planner import Guard, Plan, make_plan
+from cwmp_federated.server.refusals import Refusals
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
 from cwmp_federated.wire import records as wire
@@ -80,9 +81,7 @@ class RunResult:
 
     def came(self) -> dict[str, Any]:
         """Return what came of a plan: contacts and joules of the clients."""
-        spent: dict[int, float] = {}
-        for entry in self.ledger.entries:
-            spent[entry.client] = spent.get(entry.client, 0.0) + entry.total_j
+        spent = self.ledger.spent()
         return {
             "rounds": self.history[-1]["round"] if self.history else 0,
             "contacts": len(self.ledger.entries) / self.config.clients,
@@ -155,6 +154,12 @@ class Server:
             ledger=self.result.ledger,
             downlink=self._downlink,
             shared=self._shared,
+            refusals=Refusals(
+                self._client_of,
+                setup,
+                steps=None if plan is None else plan.local_steps,
+                local=grid is not None,
+            ),
             guard=None if plan is None else Guard(setup, plan, self.result.ledger),
             before_round=self._before_round,
             on_round=self._after_round,
@@ -192,6 +197,10 @@ class Server:
         self.result.banner = banner(weakest(energy.provenance for energy in energies), meters)
         return self.result
 
+    def _client_of(self, node: int) -> int | None:
+        """Return which client a node plays: inside one process by its number, elsewhere once it has replied as one."""
+        return node - FIRST_NODE_ID if self._grid is not None else self.strategy.gate.client_of(node)
+
     def _before_round(self, number: int) -> None:
         del number
         self._started = time.monotonic()
@@ -227,7 +236,8 @@ class Server:
         entries = self.result.ledger.of_round(number)
         outcome = self._outcome
         update_j = math.fsum(entry.update_j for entry in entries)
-        total_j = math.fsum(entry.total_j for entry in entries)
+        by_cause_j = self.result.ledger.by_cause(number)
+        total_j = math.fsum(by_cause_j.values())
         return {
             "round": number,
             "accuracy": accuracy,
@@ -239,7 +249,7 @@ class Server:
             else [{"node": out.node, "reason": out.reason} for out in outcome.left_out],
             "clipped": [] if outcome is None else [{"node": out.node, "reason": out.reason} for out in outcome.clipped],
             "update_j": update_j,
-            "by_cause_j": self.result.ledger.by_cause(entries),
+            "by_cause_j": by_cause_j,
             "total_j": total_j,
             "governed_share": share_of(update_j, total_j),
             "metered_j": self.result.ledger.metered_j.get(number),

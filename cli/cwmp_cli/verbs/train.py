@@ -203,6 +203,7 @@ class _Progress:
             "uplink",
             "downlink",
             "fixed",
+            "refused",
             "up",
             "down",
         ):

@@ -290,6 +290,13 @@ class ClientEnergy:
         }
         return {**causes, "update": math.fsum(update.values()), "total": math.fsum(causes.values())}
 
+    def download_j(self, bytes_down: int) -> float:
+        """Return the joules of receiving a message in a burst of its own."""
+        if self.radio is None:
+            return 0.0
+        transfers = schedule_energy(self.radio, [Planned(bits=8.0 * bytes_down, direction="down")])
+        return transfers.down_j + transfers.fixed_j
+
     def _training_counts(self, work: Work) -> Counts:
         """Passes, the local optimiser's dense steps, writing the model that was received, and choosing what to send."""
         counts: Counts = {}

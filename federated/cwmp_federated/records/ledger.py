@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -74,30 +74,85 @@ class Entry:
         return cls(**values)
 
 
+REFUSED = "refused"
+"""Cause of the joules of clients that were asked and did not count; in a ledger's sums beside `CAUSES`, in no entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A client's round that did not count: its joules were paid all the same.
+
+    Attributes:
+        round: Round, from 1.
+        node: Flower's id of the node.
+        client: Client that the node plays; None if the server does not know.
+        joules: What the round cost the client; None if nobody knows.
+        claimed: Whether they are the client's own claim, held against the server's bounds; else the server's estimate from below: the
+            download and, where a reply came, training and the upload, without writing what nobody could read.
+        reason: Why it did not count.
+    """
+
+    round: int
+    node: int
+    client: int | None
+    joules: float | None
+    claimed: bool
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every attribute."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Refused:
+        """Return what `to_json` wrote; KeyError or TypeError if it is not one."""
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+
 @dataclass(slots=True)
 class Ledger:
     """Entries of a run in the order in which rounds ended.
 
     Attributes:
         entries: All entries.
+        refused: Rounds of clients that did not count.
         metered_j: Joules by round that a live meter gave for the machine that ran the clients (measured or estimated, as
             `meter` says); empty without a meter.
         meter: Name and provenance of that meter.
     """
 
     entries: list[Entry] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     metered_j: dict[int, float] = field(default_factory=dict)
     meter: dict[str, str] | None = None
 
     def total(self, cause: str | None = None, *, where: Callable[[Entry], bool] | None = None) -> float:
-        """Return the joules of a cause, or of all, over the entries for which `where` holds."""
+        """Return the joules of a cause, or of all, over the entries for which `where` holds; without it of refused clients too."""
+        if cause == REFUSED:
+            return self.refused_j()
         chosen = (entry for entry in self.entries if where is None or where(entry))
-        return math.fsum(entry.total_j if cause is None else getattr(entry, f"{cause}_j") for entry in chosen)
+        joules = math.fsum(entry.total_j if cause is None else getattr(entry, f"{cause}_j") for entry in chosen)
+        return joules + self.refused_j() if cause is None and where is None else joules
 
-    def by_cause(self, entries: Iterable[Entry] | None = None) -> dict[str, float]:
-        """Return joules by cause; they sum to the total."""
-        chosen = list(self.entries if entries is None else entries)
-        return {cause: math.fsum(getattr(entry, f"{cause}_j") for entry in chosen) for cause in CAUSES}
+    def refused_j(self, number: int | None = None) -> float:
+        """Return the known joules of clients that did not count, in a round or in all."""
+        return math.fsum(r.joules for r in self.refused if r.joules is not None and number in (None, r.round))
+
+    def by_cause(self, number: int | None = None) -> dict[str, float]:
+        """Return joules by cause, `refused` last, of a round or of all; they sum to the total."""
+        chosen = self.entries if number is None else self.of_round(number)
+        causes = {cause: math.fsum(getattr(entry, f"{cause}_j") for entry in chosen) for cause in CAUSES}
+        return {**causes, REFUSED: self.refused_j(number)}
+
+    def spent(self) -> dict[int, float]:
+        """Return by client all that it spent, its rounds that did not count included."""
+        found: dict[int, float] = {}
+        for entry in self.entries:
+            found[entry.client] = found.get(entry.client, 0.0) + entry.total_j
+        for one in self.refused:
+            if one.client is not None and one.joules is not None:
+                found[one.client] = found.get(one.client, 0.0) + one.joules
+        return found
 
     def of_round(self, number: int) -> list[Entry]:
         """Return the entries of one round."""
@@ -129,6 +184,7 @@ class Ledger:
     def truncate(self, last_round: int) -> None:
         """Forget what came after a round: a resumed run repeats it."""
         self.entries = [entry for entry in self.entries if entry.round <= last_round]
+        self.refused = [one for one in self.refused if one.round <= last_round]
         self.metered_j = {r: joules for r, joules in self.metered_j.items() if r <= last_round}
 
     def summary(self) -> dict[str, Any]:
@@ -138,6 +194,8 @@ class Ledger:
             "provenance": str(provenance) if provenance else None,
             "total_j": self.total(),
             "by_cause_j": self.by_cause(),
+            "refused": len(self.refused),
+            "refused_unknown": sum(one.joules is None for one in self.refused),
             "update_j": self.update_j(),
             "governed_share": self.governed_share(),
             "bytes_up": self.bytes_up,
@@ -153,9 +211,10 @@ def share_of(update_j: float, total_j: float) -> float | None:
 
 
 def save_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a ledger as JSON Lines: one line for the meter, then one per client and round."""
+    """Write a ledger as JSON Lines: one line for the meter, then one per client and round, those that did not count last."""
     head = {"ledger": 1, "meter": ledger.meter, "metered_j": {str(k): v for k, v in ledger.metered_j.items()}}
     lines = [json.dumps(head), *(json.dumps(entry.to_json()) for entry in ledger.entries)]
+    lines += [json.dumps({REFUSED: one.to_json()}) for one in ledger.refused]
     write_atomic(path, "\n".join(lines) + "\n")
 
 
@@ -176,7 +235,11 @@ def load_ledger(path: Path) -> Ledger:
         ledger = Ledger(metered_j=measured, meter=head["meter"])
         for line in lines[1:]:
             number += 1
-            ledger.entries.append(Entry.from_json(json.loads(line)))
+            found = json.loads(line)
+            if REFUSED in found:
+                ledger.refused.append(Refused.from_json(found[REFUSED]))
+            else:
+                ledger.entries.append(Entry.from_json(found))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise FederatedError(f"{path}:{number} is not a ledger line ({error}); start the run again") from None
     return ledger

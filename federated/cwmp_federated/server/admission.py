@@ -122,7 +122,7 @@ class Gate:
         try:
             outcome.accepted.append(self.check(reply, number))
         except (PayloadError, CodecError) as error:
-            outcome.left_out.append(LeftOut(node, f"refused: {one_line(str(error))}"))
+            outcome.left_out.append(LeftOut(node, f"refused: {one_line(str(error))}", flower.message_bytes(reply)))
 
     def check(self, reply: Message, number: int | None = None) -> Accepted:
         """Return the update in a reply.
@@ -261,6 +261,10 @@ class Gate:
             most = self.limits.weight_ratio * statistics.median_low(weights)
             most = max(int(most), 1) if all(isinstance(weight, int) for weight in weights) else most
             outcome.weights = {one.node: min(one.weight, most) for one in outcome.accepted}
+
+    def client_of(self, node: int) -> int | None:
+        """Return which client a node plays, once it has replied as one; None before."""
+        return next((client for client, player in self._players.items() if player == node), None)
 
     def save(self) -> dict[str, Any]:
         """Return what was learned of the nodes, as JSON."""

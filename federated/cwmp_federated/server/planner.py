@@ -275,11 +275,7 @@ class Guard:
 
     def limit(self, messages: Iterable[Message], number: int) -> list[Message]:
         """Return the messages of a round to clients that can pay it, each with its steps and its joules for entries."""
-        spent: dict[int, float] = {}
-        met: dict[int, int] = {}
-        for entry in self._ledger.entries:
-            spent[entry.client] = spent.get(entry.client, 0.0) + entry.total_j
-            met[entry.client] = met.get(entry.client, 0) + 1
+        spent = self._ledger.spent()
         left = []
         for message in messages:
             client = message.metadata.dst_node_id - FIRST_NODE_ID

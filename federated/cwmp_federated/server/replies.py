@@ -51,10 +51,14 @@ class LeftOut:
     Attributes:
         node: Flower's id of the node.
         reason: Why.
+        bytes_up: Bytes of its reply; 0 if none came.
+        report: What it says about its work, where that was held against the server's bounds.
     """
 
     node: int
     reason: str
+    bytes_up: int = 0
+    report: wire.Report | None = None
 
 
 @dataclass(slots=True)
@@ -76,7 +80,7 @@ class Admission:
     def refuse(self, one: Accepted, reason: str) -> None:
         """Take an accepted update back out."""
         self.accepted.remove(one)
-        self.left_out.append(LeftOut(one.node, f"refused: {reason}"))
+        self.left_out.append(LeftOut(one.node, f"refused: {reason}", int(one.report.numbers["bytes_up"]), one.report))
 
 
 def entry_of(accepted: Accepted, round_number: int) -> Entry:

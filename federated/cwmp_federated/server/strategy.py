@@ -29,6 +29,7 @@ from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.patience import PatientGrid
 from cwmp_federated.server.planner import Guard
+from cwmp_federated.server.refusals import Refusals
 from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, entry_of
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.wire import flower
@@ -82,6 +83,7 @@ class CwmpStrategy(Strategy):
         downlink: Downlink | None = None,
         shared: SharedBudget | None = None,
         guard: Guard | None = None,
+        refusals: Refusals | None = None,
         before_round: Callable[[int], None] | None = None,
         on_round: Callable[[RoundOutcome], None] | None = None,
         node_wait_s: float = NODE_WAIT_S,
@@ -97,6 +99,7 @@ class CwmpStrategy(Strategy):
             downlink: Sends changes instead of the model.
             shared: Controller of a common threshold.
             guard: Hands out joules of a total budget; clients that cannot pay a round are not asked.
+            refusals: Charges rounds that did not count; None charges what such clients claim.
             before_round: Called with the round's number before clients are asked.
             on_round: Called after each round's aggregation.
             node_wait_s: Seconds to wait until enough nodes are connected for a round.
@@ -112,6 +115,8 @@ class CwmpStrategy(Strategy):
         self._loss_key = _option(inner, "train_loss_key", None)
         self._model: State = OrderedDict()
         self._asked: list[Metadata] = []
+        self._contents: dict[int, Message] = {}
+        self._refusals = refusals or Refusals(gate.client_of)
 
     def round_of(self, server_round: int) -> int:
         """Return the run's round for Flower's."""
@@ -144,6 +149,7 @@ class CwmpStrategy(Strategy):
         if self._guard is not None:
             messages = self._guard.limit(messages, number)
         self._asked = [message.metadata for message in messages]
+        self._contents = {message.metadata.dst_node_id: message for message in messages}
         return messages
 
     def _address(self, message: Message, arrays: ArrayRecord) -> None:
@@ -160,6 +166,9 @@ class CwmpStrategy(Strategy):
         self.downlink.shorten(message)
         names = {wire.ARRAYS: self._arrays_key, wire.CONFIG: key}
         message.content = RecordDict({names.get(name, name): record for name, record in message.content.items()})
+
+    def _bytes_down(self, node: int) -> int:
+        return flower.message_bytes(self._contents[node])
 
     def _trains(self, name: str) -> bool:
         return name in self.gate.shapes or name in self.gate.buffers
@@ -207,6 +216,8 @@ class CwmpStrategy(Strategy):
         if self.downlink is not None:
             self.downlink.acknowledge(counted, left_out)
         self.ledger.entries += entries
+        nodes = [accepted.node for accepted in outcome.accepted]
+        self.ledger.refused += self._refusals.charge(outcome.left_out, nodes, number, self._bytes_down)
         if self.shared is not None:
             self.shared.spent(outcome.accepted)
         outcome.left_out.sort(key=lambda out: out.node)

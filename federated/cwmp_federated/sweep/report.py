@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cwmp_federated.records.ledger import share_of
+from cwmp_federated.records.ledger import CAUSES, REFUSED, share_of
 from cwmp_federated.sweep.frontier import (
     Comparison,
     common_range,
@@ -87,7 +87,7 @@ def to_csv(points: Sequence[Point]) -> str:
         "entries",
         "provenance",
     )
-    causes = ("memory", "compute", "uplink", "downlink", "fixed")
+    causes = (*CAUSES, REFUSED)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, *results, *(f"{cause}_j" for cause in causes)])
@@ -96,7 +96,7 @@ def to_csv(points: Sequence[Point]) -> str:
             [
                 *(point["config"][name] for name in columns),
                 *(point[name] for name in results),
-                *(point["by_cause_j"][cause] for cause in causes),
+                *(point["by_cause_j"].get(cause, "") for cause in causes),
             ]
         )
     return text.getvalue()
