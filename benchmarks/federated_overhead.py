@@ -30,8 +30,9 @@ from cwmp_federated.client import app as client_app
 from cwmp_federated.client import mod
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.run import RunResult
 from cwmp_federated.server.strategy import CwmpStrategy
-from cwmp_federated.training import RunResult, run_training
+from cwmp_federated.training import run_training
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 

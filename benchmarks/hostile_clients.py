@@ -25,14 +25,14 @@ from flwr.app import ArrayRecord, Context, Message
 from torch import nn
 
 from cwmp_federated.client.app import app
-from cwmp_federated.client.learning import parameter_shapes
-from cwmp_federated.client.mod import round_of
+from cwmp_federated.client.node import round_of
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
-from cwmp_federated.training import RunResult, Server, averaging
+from cwmp_federated.server.run import RunResult, Server, averaging
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.state import parameter_shapes
 from cwmp_selector.update import SparseUpdate
 
 BAD = 1

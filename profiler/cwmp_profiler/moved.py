@@ -83,6 +83,7 @@ _TABLE = {
         checkpoint records.checkpoint
         cifar data.cifar
         client_app client.app
+        client.meter server.meter
         config records.config
         datasets data.datasets
         downlink wire.downlink
@@ -91,7 +92,7 @@ _TABLE = {
         idx data.idx
         learning client.learning
         ledger records.ledger
-        meter client.meter
+        meter server.meter
         mod client.mod
         partitions data.partitions
         plots sweep.plots
@@ -101,7 +102,8 @@ _TABLE = {
         setup client.setup
         shared_budget server.shared_budget
         strategy server.strategy
-        threshold wire.threshold
+        threshold wire.keys
+        wire.threshold wire.keys
     """,
     "cwmp_profiler": """
         boards meters.boards

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cwmp_federated import training
-from cwmp_federated.client.learning import batches, build_model, load_state, state_of, train
+from cwmp_federated.client.learning import batches, build_model, train
 from cwmp_federated.client.setup import generator, make_setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import LocalGrid
@@ -15,6 +15,7 @@ from cwmp_federated.records.checkpoint import RunStore
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import CAUSES, load_ledger, save_ledger
 from cwmp_federated.training import run_training
+from cwmp_federated.wire.state import load_state, state_of
 
 BASE = RunConfig(
     profile="simulated-board",
@@ -199,8 +200,8 @@ def test_the_dense_rule_is_federated_averaging():
 def test_error_feedback_loses_nothing():
     """What a client sent plus what it still holds is everything that its training ever changed."""
     from cwmp_federated.client.app import app
-    from cwmp_federated.client.mod import RESIDUAL
-    from cwmp_federated.training import Server, averaging
+    from cwmp_federated.client.node import RESIDUAL
+    from cwmp_federated.server.run import Server, averaging
     from cwmp_federated.wire import records as wire
 
     config = BASE.with_changes(clients=1, partition="iid", rounds=3, value_bits=32, sparse_step=False, downlink="dense")

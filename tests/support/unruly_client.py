@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from cwmp_federated.client.app import app as honest
-from cwmp_federated.client.mod import round_of
+from cwmp_federated.client.node import round_of
 from cwmp_federated.wire import records as wire
 
 app = ClientApp()

@@ -15,8 +15,8 @@ from cwmp_cli.options.console import Json, err, out, print_json, si
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from cwmp_federated.client.meter import RoundMeter
-    from cwmp_federated.training import RunResult
+    from cwmp_federated.server.meter import RoundMeter
+    from cwmp_federated.server.run import RunResult
 
 RESUMABLE = {"resume", "rounds", "out_dir", "json_", "meter"}
 """Options that may be given with --resume; everything else is what the run was started with."""
@@ -146,7 +146,7 @@ def _open_meter(name: str | None) -> Any:
 
     @contextmanager
     def opened() -> Any:
-        from cwmp_federated.client.meter import RoundMeter
+        from cwmp_federated.server.meter import RoundMeter
 
         with open_meter(name, MeterContext(), device="cpu") as live:
             reader: RoundMeter = RoundMeter(live)

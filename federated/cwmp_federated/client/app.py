@@ -12,11 +12,13 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from cwmp_federated.client.learning import batches, evaluate, first_gradient, load_state, put_back, state_of, train
-from cwmp_federated.client.mod import Client, CwmpMod, round_of, setup_of
+from cwmp_federated.client.learning import batches, evaluate, first_gradient, train
+from cwmp_federated.client.mod import CwmpMod
+from cwmp_federated.client.node import Client, round_of, setup_of
 from cwmp_federated.client.setup import generator, number
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.threshold import STEPS
+from cwmp_federated.wire.keys import STEPS
+from cwmp_federated.wire.state import load_state, put_back, state_of
 
 app = ClientApp()
 

@@ -21,9 +21,9 @@ from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.radio import Planned, Radio, load_radio, payload_bits, schedule_energy
-from cwmp_federated.client.learning import parameter_shapes
 from cwmp_federated.client.passes import Pass, count_pass
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.wire.state import parameter_shapes
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.update import SparseUpdate, lines_touched

@@ -14,12 +14,12 @@ from cwmp_federated.client.energy import ClientEnergy
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import Budget
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.wire.records import VALUE_FORMATS
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.greedy.rules import Rule
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 
-VALUE_FORMATS = {16: "float16", 32: "float32"}
 TRIES, ENOUGH = 6, 0.99
 """Payloads encoded at most to find how many entries fit, and the share of the bits from which no better one is sought."""
 WRITING_SHARE = 1 / 3

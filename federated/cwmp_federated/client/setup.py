@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from cwmp_federated.client.energy import ClientEnergy
-from cwmp_federated.client.learning import State, batches, build_model, left_at_home, state_of
+from cwmp_federated.client.learning import batches, build_model
 from cwmp_federated.data.datasets import Dataset, load_dataset
 from cwmp_federated.data.partitions import Indices, partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import Budget, assign_profiles, budget_of, parse_budgets, parse_mix
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.wire.state import State, left_at_home, state_of
 
 
 @dataclass(frozen=True, slots=True)

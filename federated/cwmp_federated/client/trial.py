@@ -6,20 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cwmp_federated.client.learning import (
-    batches,
-    check_logits,
-    gradients_of,
-    load_state,
-    parameter_shapes,
-    put_back,
-    state_of,
-    train,
-)
+from cwmp_federated.client.learning import batches, check_logits, gradients_of, train
 from cwmp_federated.client.selection import select_update
 from cwmp_federated.client.setup import Setup, generator
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.state import load_state, parameter_shapes, put_back, state_of
 from cwmp_profiler.errors import CwmpError
 from cwmp_selector.update import SparseUpdate
 

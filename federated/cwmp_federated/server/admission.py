@@ -14,12 +14,12 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor, nn
 
-from cwmp_federated.client.learning import State, aliases, buffer_shapes, parameter_shapes
 from cwmp_federated.errors import PayloadError
 from cwmp_federated.server.limits import Limits, RunningNorm
 from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, one_line
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.state import State, aliases, buffer_shapes, parameter_shapes
 from cwmp_selector.errors import PayloadError as CodecError
 from cwmp_selector.update import SparseUpdate
 

@@ -19,8 +19,8 @@ from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.checkpoint import PARTITION, RunStore
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.server.run import Row, Server, averaging
 from cwmp_federated.server.strategy import NODE_WAIT_S
-from cwmp_federated.training import Row, Server, averaging
 
 app = ServerApp()
 log = logging.getLogger("flwr")

@@ -23,7 +23,7 @@ import torch
 from flwr.app import ConfigRecord, Message
 
 from cwmp_federated.client.energy import Work
-from cwmp_federated.client.learning import first_gradient, load_state
+from cwmp_federated.client.learning import first_gradient
 from cwmp_federated.client.selection import choose_written, select_sent
 from cwmp_federated.client.setup import Setup
 from cwmp_federated.errors import FederatedError
@@ -32,7 +32,8 @@ from cwmp_federated.records.budgets import Budget, parse_budget
 from cwmp_federated.records.ledger import Ledger
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.threshold import CAP, STEPS
+from cwmp_federated.wire.keys import CAP, STEPS
+from cwmp_federated.wire.state import load_state
 
 PILOTS = 4
 """Clients whose first gradient is looked at before the run."""

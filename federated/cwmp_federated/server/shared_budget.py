@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord
 from cwmp_federated.client.setup import Setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.server.replies import Accepted
-from cwmp_federated.wire.threshold import CAP, LAMBDA
+from cwmp_federated.wire.keys import CAP, LAMBDA
 from cwmp_selector.controller import Allowance, BudgetController
 
 

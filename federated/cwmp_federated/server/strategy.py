@@ -21,8 +21,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord,
 from flwr.serverapp.grid import Grid
 from flwr.serverapp.strategy import Strategy
 
-from cwmp_federated.client.learning import State
-from cwmp_federated.client.mod import ACCEPTED, ARRAYS_KEY
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.ledger import Entry, Ledger
 from cwmp_federated.server.admission import Gate
@@ -35,6 +33,8 @@ from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.downlink import Downlink
+from cwmp_federated.wire.keys import ACCEPTED, ARRAYS_KEY
+from cwmp_federated.wire.state import State
 
 log = logging.getLogger("flwr")
 

@@ -14,10 +14,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from cwmp_federated.client.learning import State
-from cwmp_federated.client.mod import BASE, INITIAL, VERSION
-from cwmp_federated.client.selection import VALUE_FORMATS
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.keys import BASE, INITIAL, VERSION
+from cwmp_federated.wire.records import VALUE_FORMATS
+from cwmp_federated.wire.state import State
 from cwmp_selector.update import SparseUpdate
 
 Choose = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

@@ -20,12 +20,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwmp_federated.client.learning import State
 from cwmp_federated.errors import FederatedError, PayloadError
+from cwmp_federated.wire.state import State
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.payload.encode import fingerprint
 
 STYPE = "cwmp.v1"
+VALUE_FORMATS = {16: "float16", 32: "float32"}
+"""Format of the values on the wire by their bits."""
 NPY, _NPY_1_0 = "numpy.ndarray", b"\x93NUMPY\x01\x00"
 ARRAYS, CONFIG = "arrays", "config"
 UPDATE, PAYLOAD, BUFFERS = "cwmp", "payload", "buffers"

@@ -6,12 +6,6 @@ import sys
 from functools import cache
 from types import ModuleType
 
-RUN = 16
-"""Neighbours that are written as one vector: a cache line of float32."""
-
-OUTSIDE = -2
-"""What `loops.survey` says of positions outside the tensor."""
-
 WORTHWHILE = 1 << 14
 """Positions from which importing Numba is worth its second, where nothing else has imported it."""
 

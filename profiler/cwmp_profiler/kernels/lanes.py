@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cwmp_profiler.kernels.compiled import RUN
+from cwmp_profiler.kernels.lines import RUN
 
 _pointer: Any = cgutils.get_item_pointer
 _unpacked: Any = cgutils.unpack_tuple

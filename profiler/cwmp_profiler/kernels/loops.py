@@ -13,8 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from cwmp_profiler.kernels.compiled import OUTSIDE, RUN
 from cwmp_profiler.kernels.lanes import adam_line, add_line, momentum_line, nesterov_line, sgd_line
+from cwmp_profiler.kernels.lines import OUTSIDE, RUN
 
 
 def machine_code(function: Callable[..., Any]) -> Callable[..., Any]:

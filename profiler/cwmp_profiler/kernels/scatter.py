@@ -14,7 +14,7 @@ import torch
 
 from cwmp_profiler.errors import CwmpError
 from cwmp_profiler.kernels import compiled, plain
-from cwmp_profiler.kernels.compiled import OUTSIDE, RUN
+from cwmp_profiler.kernels.lines import OUTSIDE, RUN
 from cwmp_profiler.kernels.places import memory_of, overlaps, places_of
 from cwmp_profiler.kernels.rules import Rule
 

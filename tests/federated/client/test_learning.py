@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cwmp_federated.client.learning import batches, build_model, evaluate, load_state, state_of, train
+from cwmp_federated.client.learning import batches, build_model, evaluate, train
 from cwmp_federated.data.datasets import load_dataset
 from cwmp_federated.errors import FederatedError
+from cwmp_federated.wire.state import load_state, state_of
 
 DATA = load_dataset("digits")
 

@@ -7,12 +7,13 @@ import torch
 from ordinary_nets import ORDINARY, UNFIT
 from torch.nn import functional
 
-from cwmp_federated.client.learning import batches, build_model, first_gradient, state_of, train
+from cwmp_federated.client.learning import batches, build_model, first_gradient, train
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.data.datasets import load_dataset
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.training import run_training
+from cwmp_federated.wire.state import state_of
 
 DATA = load_dataset("digits")
 BASE = RunConfig(

@@ -8,17 +8,18 @@ import torch
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from cwmp_federated.client.app import app
-from cwmp_federated.client.learning import parameter_shapes
-from cwmp_federated.client.mod import RESIDUAL, round_of
+from cwmp_federated.client.node import RESIDUAL, round_of
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.limits import RunningNorm
 from cwmp_federated.server.patience import PatientGrid
-from cwmp_federated.training import Server, averaging, run_training
+from cwmp_federated.server.run import Server, averaging
+from cwmp_federated.training import run_training
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.state import parameter_shapes
 from cwmp_selector.update import SparseUpdate
 
 BASE = RunConfig(

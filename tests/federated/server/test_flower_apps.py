@@ -11,7 +11,6 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, 
 from torch import nn
 
 from cwmp_federated.client.app import app
-from cwmp_federated.client.learning import buffer_shapes, parameter_shapes
 from cwmp_federated.client.mod import CwmpMod
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import FederatedError
@@ -22,6 +21,7 @@ from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.strategy import CwmpStrategy
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.downlink import Downlink
+from cwmp_federated.wire.state import buffer_shapes, parameter_shapes
 
 BASE = RunConfig(
     profile="simulated-board",

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwmp_federated.client.app import app
-from cwmp_federated.client.learning import parameter_shapes
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import PayloadError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.limits import Limits
-from cwmp_federated.training import Server, averaging, run_training
+from cwmp_federated.server.run import Server, averaging
+from cwmp_federated.training import run_training
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
+from cwmp_federated.wire.state import parameter_shapes
 from cwmp_selector.errors import PayloadError as CodecError
 from cwmp_selector.update import SparseUpdate
 

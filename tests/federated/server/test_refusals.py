@@ -11,7 +11,8 @@ from cwmp_federated.client.setup import make_setup
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import CAUSES, REFUSED, load_ledger, save_ledger
-from cwmp_federated.training import Server, averaging, run_training
+from cwmp_federated.server.run import Server, averaging
+from cwmp_federated.training import run_training
 from cwmp_federated.wire import records as wire
 from cwmp_selector.update import SparseUpdate
 
