@@ -161,25 +161,18 @@ def _energy(target: Target, stopwatch: Stopwatch) -> Any:
 def _header(target: Target, plan: dict[str, Any]) -> OperatorsHeader:
     import platform
 
-    import torch
-
     import cwmp
+    from cwmp_profiler.devices.software import libraries
     from cwmp_profiler.operators.records import OperatorsHeader
     from cwmp_profiler.sessions.measurements import MeterRecord
 
-    libraries = {
-        "build": str(torch.__config__.show()).splitlines()[0],
-        "cpu": str(torch.backends.cpu.get_cpu_capability()),
-    }
-    if torch.version.cuda:
-        libraries["cuda"] = str(torch.version.cuda)
     return OperatorsHeader(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"cwmp-profile {cwmp.__version__}",
         session=uuid.uuid4().hex,
         device=target.device.info.to_json(),
         meter=MeterRecord.model_validate(target.meter.describe()),
-        environment={"host": platform.node(), **target.device.environment(), "libraries": libraries},
+        environment={"host": platform.node(), **target.device.environment(), "libraries": libraries()},
         plan=plan,
     )
 

@@ -145,7 +145,7 @@ def costs(
         return
     show_costs(result, gain, model, notes, every=every)
     if whole is not None:
-        show_step(whole, model)
+        show_step(whole, model, said=result.remarks)
 
 
 def step_cost(profile: Profile, network: Any, spec: str, *, optimizer: str, batch: int) -> StepCost:
@@ -160,8 +160,8 @@ def step_cost(profile: Profile, network: Any, spec: str, *, optimizer: str, batc
     return prices.price(trace(training_step(network, inputs, optimizer=optimizer)))
 
 
-def show_step(cost: StepCost, spec: str) -> None:
-    """Print the price of a step, or why none is given."""
+def show_step(cost: StepCost, spec: str, *, said: Sequence[str] = ()) -> None:
+    """Print the price of a step, or why none is given, and remarks that were not said yet."""
     from cwmp_cli.options.console import si
 
     console = out()
@@ -180,7 +180,8 @@ def show_step(cost: StepCost, spec: str) -> None:
     if cost.outside_share:
         console.print(f"  {cost.outside_share:.1%} of it lies outside of what was measured")
     for remark in cost.remarks:
-        warn(remark)
+        if remark not in said:
+            warn(remark)
 
 
 def show_costs(result: LayerCosts, gain: Gain, model: str, notes: Sequence[str] = (), *, every: bool = False) -> None:

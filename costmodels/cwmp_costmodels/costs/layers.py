@@ -13,6 +13,7 @@ from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_model
 from cwmp_costmodels.profile.factors import UpdateFactors, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
+from cwmp_costmodels.profile.validity import validity_remark
 from cwmp_profiler.counts import STATE_TENSORS
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance, weakest
@@ -38,6 +39,7 @@ class LayerCosts(Shown):
         static: Whether static power over the time of an operation is part of the cost.
         provenance: The weakest provenance of profile and radio.
         skipped: Parameters without a cost, and why.
+        validity: What differs here from where the profile's operators were timed, in one line; "" where nothing does.
         gradient: Counted weight-gradient operations and what could not be counted; None if not asked for.
     """
 
@@ -54,6 +56,7 @@ class LayerCosts(Shown):
         if self._links.radio is not None:
             sources.append(self._links.radio.provenance)
         self.provenance: Provenance = weakest(sources)
+        self.validity = validity_remark(self.profile)
 
     @property
     def profile(self) -> Profile:
@@ -62,10 +65,11 @@ class LayerCosts(Shown):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know: derived and missing coefficients, the radio's own remarks."""
+        """What a reader must know: derived and missing coefficients, the radio's own remarks, software that differs."""
         radio = self._links.radio
         own = () if radio is None else tuple(f"radio {radio.name}: {remark}" for remark in radio.remarks)
-        return (*self._prices.remarks, *self._decay_remarks(), *own)
+        validity = (self.validity,) if self.validity else ()
+        return (*self._prices.remarks, *self._decay_remarks(), *own, *validity)
 
     def _decay_remarks(self) -> tuple[str, ...]:
         if not self.scenario.decays:

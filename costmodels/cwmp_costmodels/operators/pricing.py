@@ -20,6 +20,7 @@ from cwmp_costmodels.operators.sample import Sample, sample_of
 from cwmp_costmodels.operators.scale import measured_scale, regressed_scale
 from cwmp_costmodels.profile.operators import MeasuredOperator, OperatorsBlock
 from cwmp_costmodels.profile.schema import Profile
+from cwmp_costmodels.profile.validity import validity_remark
 from cwmp_profiler.operators.block_records import coldness
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.physics import physics_of
@@ -190,7 +191,7 @@ class OperatorPrices:
             faults_s=faults,
             measured_share=measured_share,
             outside_share=outside,
-            remarks=tuple(remarks),
+            remarks=(*remarks, *((remark,) if (remark := validity_remark(self.profile)) else ())),
         )
 
     def _parts(self, trace: Trace) -> list[Part]:

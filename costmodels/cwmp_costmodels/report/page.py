@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.costs.like import like_tensors
 from cwmp_costmodels.profile.schema import Coefficient, Profile, Residual, ValidationCase
+from cwmp_costmodels.profile.validity import validity_remark
 from cwmp_costmodels.report.draw import Drawing, drawings
 from cwmp_profiler.provenance import banner
 from cwmp_profiler.si_prefixes import si
@@ -49,7 +50,7 @@ def report_html(profile: Profile, *, costs: LayerCosts | None = None, verdict: s
         banner=banner(profile.provenance, profile.meter.name),
         description=profile.description,
         fit_verdict=_fit_verdict(profile),
-        warnings=block.warnings if block is not None else (),
+        warnings=[*(block.warnings if block is not None else ()), *filter(None, [validity_remark(profile)])],
         gain=verdict,
         model=model,
         costs=_costs(costs) if costs is not None else None,

@@ -20,6 +20,7 @@ from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.prices import Prices, Static
+from cwmp_costmodels.profile.validity import validity_remark
 from cwmp_costmodels.radio import Planned, Radio, load_radio, payload_bits, schedule_energy
 from cwmp_federated.client.passes import Pass, count_pass
 from cwmp_federated.records.config import RunConfig
@@ -188,7 +189,10 @@ class ClientEnergy:
     def remarks(self) -> tuple[str, ...]:
         """What was derived or left out of the joules."""
         own = () if self._config.chooses_first else (PRICE_NOT_WORK,)
-        return tuple(dict.fromkeys((*self.costs.remarks, *self._prices.remarks, *own)))
+        # Training takes torch's threads, whatever measuring would take here.
+        validity = validity_remark(self.profile, threads=torch.get_num_threads())
+        priced = (remark for remark in self.costs.remarks if remark != self.costs.validity)
+        return tuple(dict.fromkeys((*priced, *self._prices.remarks, *own, *filter(None, [validity]))))
 
     def layer_costs(self, local_steps: int) -> LayerCosts:
         """Return the layer costs of an update that is written in `local_steps` steps of the local optimiser.
