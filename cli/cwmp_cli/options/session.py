@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwmp_cli.options.console import err, out, warn
+from cwmp_cli.options.residency import held_device, settle_levels
 
 if TYPE_CHECKING:
     from cwmp_cli.options.targets import Target
@@ -17,13 +18,24 @@ if TYPE_CHECKING:
 
 
 def plan_session(
-    target: Target, *, preset: str, repeats: int | None, seed: int, extra: Iterable[Point] = ()
+    target: Target, *, preset: str, repeats: int | None, seed: int, extra: Iterable[Point] = (), held: str | None = None
 ) -> Session:
-    """Plan a session of everything that the fit needs."""
+    """Plan a session of everything that the fit needs.
+
+    Args:
+        target: Device and meter.
+        preset: How much to measure.
+        repeats: Windows per point; None takes the preset's.
+        seed: Of order and operands.
+        extra: Points beside the plan's.
+        held: Text of the session that is continued, "" for a new one, whose caches are measured first; None measures nothing.
+    """
     import cwmp
     from cwmp_profiler.sessions.plan import make_plan
     from cwmp_profiler.sessions.session import Session
 
+    if held is not None:
+        settle_levels(target.device, held_device(held))
     plan = make_plan(target.device.info, target.meter, preset=preset, repeats=repeats, seed=seed, extra=extra)
     return Session(target.device, target.meter, plan, tool=f"cwmp-profile {cwmp.__version__}", gpu_state=target.state)
 

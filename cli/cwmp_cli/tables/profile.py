@@ -20,6 +20,8 @@ def heading(profile: Profile) -> list[Any]:
     """Return what a profile is and where its numbers come from."""
     from rich.text import Text
 
+    from cwmp_profiler.devices.residency import residency_remark
+
     lines = [Text.assemble((profile.name, "bold"), "  ", profile.description)]
     quiet = profile.provenance is Provenance.MEASURED
     lines.append(
@@ -32,6 +34,8 @@ def heading(profile: Profile) -> list[Any]:
         for level in device.levels
     )
     lines.append(Text(f"device  {device.kind}: {device.model}, {device.threads} threads, {levels}"))
+    if remark := residency_remark(device.info()):
+        lines.append(Text(f"        {remark}", style="dim"))
     lines.append(Text(f"meter   {profile.meter.name} ({profile.meter.provenance}){': ' + rails if rails else ''}"))
     calibration = profile.meter.calibration()
     if calibration is not None:

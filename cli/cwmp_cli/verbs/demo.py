@@ -61,7 +61,7 @@ def demo(
     operators = output / "operators.jsonl"
     _step(1, "measure this machine")
     with open_targets(device.value, meter=meter, seed=seed, sysfs_root=sysfs_root, tdp_w=tdp_w) as targets:
-        session = plan_session(targets[0], preset="quick", repeats=None, seed=seed)
+        session = plan_session(targets[0], preset="quick", repeats=None, seed=seed, held="")
         show_plan(session)
         found = run_session(session, measurements, overwrite=True)
         real = _measure_step(targets[0], operators, seed)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, TdpW, print_json
+from cwmp_cli.options.residency import text_of
 from cwmp_cli.options.session import describe, plan_session, result, run_session, show_plan, show_result
 
 if TYPE_CHECKING:
     from cwmp_cli.options.targets import Target
+    from cwmp_profiler.remote.board import Desk
     from cwmp_profiler.workloads.base import Point
 
 
@@ -104,13 +106,14 @@ def measure(
                 )
                 continue
             radio = _radio_points(radio_sink, target, preset.value, radio_pause_s) if radio_sink else []
-            session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio)
+            path = _path_of(output, target)
+            held = None if dry_run else _held(desk, target, path, resume=resume)
+            session = plan_session(target, preset=preset.value, repeats=repeats, seed=seed, extra=radio, held=held)
             if radio and not dry_run and target.device.info.kind != "simulated":
                 _try_sink(radio)
             if desk is not None:
                 desk.serve(session, target.part, dry_run=dry_run)
                 continue
-            path = _path_of(output, target)
             if not as_json:
                 show_plan(session)
             if dry_run:
@@ -138,6 +141,13 @@ def _try_sink(points: Iterable[Point]) -> None:
     for sink, protocol in sorted({(point.params["sink"], point.params["protocol"]) for point in points}):
         with RadioLink(sink, protocol) as link:
             link.send(1)
+
+
+def _held(desk: Desk | None, target: Target, path: Path, *, resume: bool) -> str:
+    """Return the text of the session that is continued, "" for a new one."""
+    if desk is not None:
+        return desk.resumed.get(target.part, "")
+    return text_of(path) if resume else ""
 
 
 def _path_of(output: Path | None, target: Target) -> Path:

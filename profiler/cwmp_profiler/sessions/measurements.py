@@ -440,7 +440,7 @@ IDENTITY = ("name", "kind", "sense", "parent", "unit_j")
 """What must be equal of two rails."""
 
 ANOTHER_SETTING = 2.0
-"""Ratio of averaging times from which a sensor is set otherwise; below it, a probed time may just have been probed again."""
+"""Ratio of averaging times, or of measured caches, from which it is another setting; below it, it may just have been probed again."""
 
 ASSUMED = ("max_power_w", "meaning")
 """What must be equal besides where power is assumed, not read: joules of 10 W and of 20 W assumed do not add up."""
@@ -454,6 +454,8 @@ def difference(first: Header, second: Header) -> tuple[str, Any, Any] | None:
         if path == "meter.rails":
             keys = (*IDENTITY, *ASSUMED) if first.meter.provenance is Provenance.ESTIMATED else IDENTITY
             left, right = ([{key: rail.get(key) for key in keys} for rail in rails] for rails in (left, right))
+        if path == "device.levels" and _same_caches(a, b):
+            continue
         if left != right:
             return path, left, right
     for one, two in zip(first.meter.rails, second.meter.rails, strict=True):
@@ -461,6 +463,15 @@ def difference(first: Header, second: Header) -> tuple[str, Any, Any] | None:
         if min(left, right) > 0 and max(left, right) >= ANOTHER_SETTING * min(left, right):
             return f"averaging_s of rail {one.get('name')}", left, right
     return None
+
+
+def _same_caches(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two devices report the same caches and get nearly the same of them: what neighbours leave varies a little."""
+    told = [_field(dict(data), "device.details.residency.reported") for data in (first, second)]
+    if not told[0] or told[0] != told[1]:
+        return False
+    found = [[level["capacity_bytes"] or 0 for level in data["device"]["levels"]] for data in (first, second)]
+    return all(max(a, b) < ANOTHER_SETTING * max(min(a, b), 1) for a, b in zip(*found, strict=True))
 
 
 def _field(data: Any, path: str) -> Any:

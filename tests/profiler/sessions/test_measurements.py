@@ -194,6 +194,19 @@ def test_the_difference_of_two_headers_is_named_with_both_values(whole):
     assert difference(whole.header, again) is None
 
 
+def test_caches_that_differ_by_what_neighbours_left_of_them_add_up(whole):
+    data = whole.header.model_dump(mode="json")
+
+    def header(capacity: int, reported: int = 32 << 20) -> Header:
+        levels = [{"name": "l3", "capacity_bytes": capacity}, {"name": "dram", "capacity_bytes": None}]
+        told = {"residency": {"reported": {"l3": reported}}}
+        return Header.model_validate({**data, "device": {**data["device"], "levels": levels, "details": told}})
+
+    assert difference(header(4 << 20), header(5 << 20)) is None
+    assert difference(header(4 << 20), header(32 << 20))[0] == "device.levels"
+    assert difference(header(4 << 20), header(5 << 20, reported=64 << 20))[0] == "device.levels"
+
+
 def test_the_published_schema_accepts_what_is_written(whole, lines):
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is a development dependency")
     jsonschema.validate(json.loads(lines[0]), Header.model_json_schema())
