@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
 from cwmp_costmodels.networks.inspect import TensorInfo
@@ -372,24 +372,11 @@ class LayerCost:
             )
         temporaries = kept if temporaries_of is None else temporaries_of
         near = device.level_of(temporaries * TEMPORARY_BYTES)
-        if self.compiled:
-            # Weight decay is part of these loops whether there is any or not.
-            return blend(
-                shares,
-                lambda level: fused_update(
-                    tensor.numel,
-                    kept,
-                    level,
-                    optimizer,
-                    entry_bytes=tensor.entry_bytes,
-                    line_bytes=device.line_bytes,
-                    temporary_level=near,
-                    processor_caches=caches,
-                ),
-            )
+        # Weight decay is part of the compiled loops whether there is any or not.
+        update = fused_update if self.compiled else partial(sparse_update, weight_decay=weight_decay)
         return blend(
             shares,
-            lambda level: sparse_update(
+            lambda level: update(
                 tensor.numel,
                 kept,
                 level,
@@ -398,6 +385,5 @@ class LayerCost:
                 line_bytes=device.line_bytes,
                 temporary_level=near,
                 processor_caches=caches,
-                weight_decay=weight_decay,
             ),
         )

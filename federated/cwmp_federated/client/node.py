@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from torch import Tensor
 
 from cwmp_federated.client.energy import ClientEnergy
-from cwmp_federated.client.selection import choose_written, select_sent, select_update, without_poor_tensors
+from cwmp_federated.client.selection import Terms, choose_written, select_sent, select_update, without_poor_tensors
 from cwmp_federated.client.setup import Setup, client_of, make_setup, number
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.wire import records as wire
@@ -55,27 +55,15 @@ class Client:
         """Return the update to send for these changes."""
         return select_update(
             changes,
-            energy=self.energy,
-            budget=self.budget,
-            config=self.config,
             feedback=feedback,
-            local_steps=local_steps,
             lambda_=wire.real(wire.config_of(message), LAMBDA),
-            cap_j=wire.real(wire.config_of(message), CAP),
-            seed=number(self.config.seed, round_of(message), self.index, 2),
+            **self._terms(message, local_steps, 2),
         )
 
     def choose(self, expected: Mapping[str, Tensor], message: Message, local_steps: int) -> SparseUpdate:
         """Return the entries that local training may write, by what it is expected to change."""
         chosen = choose_written(
-            expected,
-            energy=self.energy,
-            budget=self.budget,
-            config=self.config,
-            local_steps=local_steps,
-            lambda_=wire.real(wire.config_of(message), LAMBDA),
-            cap_j=wire.real(wire.config_of(message), CAP),
-            seed=number(self.config.seed, round_of(message), self.index, 2),
+            expected, lambda_=wire.real(wire.config_of(message), LAMBDA), **self._terms(message, local_steps, 2)
         )
         if wire.whole(wire.config_of(message), STEPS) is None:
             return chosen
@@ -90,17 +78,18 @@ class Client:
         local_steps: int,
     ) -> SparseUpdate:
         """Return the update to send after local training wrote some entries."""
-        return select_sent(
-            changes,
-            moved,
-            energy=self.energy,
-            budget=self.budget,
-            config=self.config,
-            feedback=feedback,
-            local_steps=local_steps,
-            cap_j=wire.real(wire.config_of(message), CAP),
-            seed=number(self.config.seed, round_of(message), self.index, 3),
-        )
+        return select_sent(changes, moved, feedback=feedback, **self._terms(message, local_steps, 3))
+
+    def _terms(self, message: Message, local_steps: int, purpose: int) -> Terms:
+        """Return what every choice of this client in this round goes by; `purpose` tells its draws from others'."""
+        return {
+            "energy": self.energy,
+            "budget": self.budget,
+            "config": self.config,
+            "local_steps": local_steps,
+            "cap_j": wire.real(wire.config_of(message), CAP),
+            "seed": number(self.config.seed, round_of(message), self.index, purpose),
+        }
 
     def feedback(self) -> ErrorFeedback | None:
         """Return the error feedback with the residual that the node's state holds; None if the run has none."""

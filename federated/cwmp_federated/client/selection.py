@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
+from typing import TypedDict, cast
 
 from torch import Tensor
 
@@ -24,6 +24,17 @@ TRIES, ENOUGH = 6, 0.99
 """Payloads encoded at most to find how many entries fit, and the share of the bits from which no better one is sought."""
 WRITING_SHARE = 1 / 3
 """Most of a budget that local writing may take where sending costs joules too; what it does not take is left for sending."""
+
+
+class Terms(TypedDict):
+    """What every choice of a client goes by, as the functions here take it."""
+
+    energy: ClientEnergy
+    budget: Budget
+    config: RunConfig
+    local_steps: int
+    cap_j: float | None
+    seed: int
 
 
 def select_update(

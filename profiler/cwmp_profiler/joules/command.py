@@ -21,9 +21,10 @@ from typing import Any
 
 from cwmp_profiler.errors import CwmpError, MeterError
 from cwmp_profiler.joules.edges import wait_for_edge
+from cwmp_profiler.joules.energy import Energy
 from cwmp_profiler.joules.replayed import replayed_energy
 from cwmp_profiler.joules.signals import SignalRelay
-from cwmp_profiler.joules.tracker import Energy, Tracker
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter, Reading, root_rails
 from cwmp_profiler.meters.pace import SAMPLES_PER_WINDOW
 from cwmp_profiler.meters.replay import ReplayMeter
@@ -258,14 +259,7 @@ def _execute(program: str, command: Sequence[str], stdout: int | None) -> int:
 
 
 def _idle_window(meter: Meter, idle_s: float) -> Energy:
-    tracker = Tracker(meter)
-    tracker.start()
-    try:
-        meter.clock.sleep(idle_s)
-    except BaseException:
-        tracker.abandon()
-        raise
-    return tracker.stop()
+    return Tracker(meter).over(lambda: meter.clock.sleep(idle_s))
 
 
 def _mean_idle(meter: Meter, before: Energy, after: Energy | None, idle_s: float) -> Idle:

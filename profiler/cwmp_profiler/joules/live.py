@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.joules.tracker import Energy, Tracker
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter
 
 LEAST_UPDATES = 2.0
@@ -55,7 +55,7 @@ def watch(meter: Meter, *, interval_s: float, for_s: float | None = None) -> Ite
     began, failed = meter.clock.now(), 0
     while for_s is None or meter.clock.now() - began < for_s:
         try:
-            energy = _one(meter, interval_s)
+            energy = Tracker(meter).over(lambda: meter.clock.sleep(interval_s))
         except MeterError as error:
             failed += 1
             if failed >= GIVE_UP:
@@ -78,14 +78,3 @@ def watch(meter: Meter, *, interval_s: float, for_s: float | None = None) -> Ite
             energy_j={name: rail.energy_j for name, rail in energy.rails.items()},
             total_j=energy.energy_j,
         )
-
-
-def _one(meter: Meter, interval_s: float) -> Energy:
-    tracker = Tracker(meter)
-    tracker.start()
-    try:
-        meter.clock.sleep(interval_s)
-    except BaseException:
-        tracker.abandon()
-        raise
-    return tracker.stop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cwmp_profiler.joules.tracker import Energy, Tracker
+from cwmp_profiler.joules.energy import Energy
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.replay import ReplayMeter, open_recording
 
 

@@ -18,7 +18,8 @@ from typing_extensions import Self
 
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.joules.tracker import Energy, Tracker
+from cwmp_profiler.joules.energy import Energy
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter, MeterContext, Reading
 from cwmp_profiler.meters.registry import open_meter
 from cwmp_profiler.provenance import Provenance

@@ -13,27 +13,8 @@ from dataclasses import dataclass
 from typing_extensions import Self
 
 from cwmp_profiler.errors import DeviceError
-from cwmp_profiler.radio.wire import (
-    DATA,
-    DATAGRAM,
-    DATAGRAM_BYTES,
-    DATAGRAM_MAGIC,
-    DOWN,
-    END,
-    OK,
-    REPLY,
-    REPLY_MAGIC,
-    REQUEST,
-    REQUEST_MAGIC,
-    TOO_LARGE,
-    UP,
-    Pacer,
-    Protocol,
-    checksum,
-    chunks,
-    payload_block,
-    receive_exactly,
-)
+from cwmp_profiler.radio import wire
+from cwmp_profiler.radio.wire import Pacer, Protocol, checksum, chunks, payload_block, receive_exactly
 
 IO_TIMEOUT_S = 30.0
 END_TRIES, END_TIMEOUT_S = 8, 0.5
@@ -117,7 +98,7 @@ class RadioLink:
             )
         try:
             connection = self._open()
-            connection.sendall(REQUEST.pack(REQUEST_MAGIC, DOWN, length, int(rate_bps or 0)))
+            connection.sendall(wire.REQUEST.pack(wire.REQUEST_MAGIC, wire.DOWN, length, int(rate_bps or 0)))
             self._reply(connection, length)
             left, buffer = length, bytearray(65536)
             while left:
@@ -136,7 +117,7 @@ class RadioLink:
         connection = self._open()
         pacer = Pacer(rate_bps)
         try:
-            connection.sendall(REQUEST.pack(REQUEST_MAGIC, UP, length, 0))
+            connection.sendall(wire.REQUEST.pack(wire.REQUEST_MAGIC, wire.UP, length, 0))
             for piece in chunks(length, self._block, Pacer.chunk_bytes(rate_bps)):
                 connection.sendall(piece)
                 pacer.wait(len(piece))
@@ -156,13 +137,13 @@ class RadioLink:
         self._transfer += 1
         pacer = Pacer(rate_bps)
         count = 0
-        for piece in chunks(length, self._block, DATAGRAM_BYTES):
-            connection.send(DATAGRAM.pack(DATAGRAM_MAGIC, DATA, self._transfer, count) + piece)
+        for piece in chunks(length, self._block, wire.DATAGRAM_BYTES):
+            connection.send(wire.DATAGRAM.pack(wire.DATAGRAM_MAGIC, wire.DATA, self._transfer, count) + piece)
             pacer.wait(len(piece))
             count += 1
         connection.settimeout(END_TIMEOUT_S)
         for _ in range(END_TRIES):
-            connection.send(DATAGRAM.pack(DATAGRAM_MAGIC, END, self._transfer, count))
+            connection.send(wire.DATAGRAM.pack(wire.DATAGRAM_MAGIC, wire.END, self._transfer, count))
             arrived = self._udp_reply(connection)
             if arrived is not None:
                 break
@@ -177,22 +158,22 @@ class RadioLink:
     def _udp_reply(self, connection: socket.socket) -> int | None:
         while True:
             try:
-                data = connection.recv(REPLY.size + 1)
+                data = connection.recv(wire.REPLY.size + 1)
             except TimeoutError:
                 return None
-            if len(data) != REPLY.size:
+            if len(data) != wire.REPLY.size:
                 continue
-            magic, status, arrived, transfer = REPLY.unpack(data)
-            if magic == REPLY_MAGIC and transfer == self._transfer:
+            magic, status, arrived, transfer = wire.REPLY.unpack(data)
+            if magic == wire.REPLY_MAGIC and transfer == self._transfer:
                 self._check_status(status, 0)
                 return int(arrived)
 
     def _reply(self, connection: socket.socket, length: int) -> tuple[int, int]:
-        data = receive_exactly(connection, REPLY.size)
+        data = receive_exactly(connection, wire.REPLY.size)
         if data is None:
             raise ConnectionResetError
-        magic, status, arrived, extra = REPLY.unpack(data)
-        if magic != REPLY_MAGIC:
+        magic, status, arrived, extra = wire.REPLY.unpack(data)
+        if magic != wire.REPLY_MAGIC:
             self.close()
             raise RadioLinkError(
                 f"{self._sink} answers, but is no radio sink; start one there: cwmp-profile radio-sink"
@@ -204,10 +185,10 @@ class RadioLink:
         return int(arrived), int(extra)
 
     def _check_status(self, status: int, length: int) -> None:
-        if status == OK:
+        if status == wire.OK:
             return
         self.close()
-        if status == TOO_LARGE:
+        if status == wire.TOO_LARGE:
             raise RadioLinkError(f"sink {self._sink} refuses {length} bytes; start it with a larger --max-mb")
         raise RadioLinkError(f"sink {self._sink} refused the transfer; is it busy or of another version?")
 

@@ -21,27 +21,8 @@ from typing import Literal
 from typing_extensions import Self
 
 from cwmp_profiler.errors import CwmpError
-from cwmp_profiler.radio.wire import (
-    DATA,
-    DATAGRAM,
-    DATAGRAM_BYTES,
-    DATAGRAM_MAGIC,
-    DOWN,
-    END,
-    OK,
-    REFUSED,
-    REPLY,
-    REPLY_MAGIC,
-    REQUEST,
-    REQUEST_MAGIC,
-    TOO_LARGE,
-    UP,
-    Pacer,
-    Protocol,
-    chunks,
-    payload_block,
-    receive_exactly,
-)
+from cwmp_profiler.radio import wire
+from cwmp_profiler.radio.wire import Pacer, Protocol, chunks, payload_block, receive_exactly
 
 POLL_S = 0.2
 IDLE_TIMEOUT_S = 600.0
@@ -200,7 +181,7 @@ class RadioSink:
                 thread = threading.Thread(target=self._client, args=(connection, peer), daemon=True)
                 self._clients[thread] = connection
         if full:
-            _tell_and_close(connection, REFUSED, drain_s=0.0)
+            _tell_and_close(connection, wire.REFUSED, drain_s=0.0)
             self._tell(Event(kind="refused", protocol="tcp", peer=peer, reason=f"more than {MAX_CLIENTS} clients"))
             return
         thread.start()
@@ -231,26 +212,28 @@ class RadioSink:
         if not first:
             return False
         connection.settimeout(self._transfer_timeout_s)
-        data = receive_exactly(connection, REQUEST.size)
+        data = receive_exactly(connection, wire.REQUEST.size)
         if data is None:
             return False
         began = time.perf_counter()
-        magic, kind, length, rate = REQUEST.unpack(data)
-        if magic != REQUEST_MAGIC or kind not in (UP, DOWN):
+        magic, kind, length, rate = wire.REQUEST.unpack(data)
+        if magic != wire.REQUEST_MAGIC or kind not in (wire.UP, wire.DOWN):
             raise _RefusedError("not a cwmp-profile client")
         if not 0 < length <= self._max_bytes:
-            _tell_and_close(connection, TOO_LARGE)
+            _tell_and_close(connection, wire.TOO_LARGE)
             raise _RefusedError(f"asked for {length} bytes, the limit is {self._max_bytes}")
-        if kind == UP:
+        if kind == wire.UP:
             self._take(connection, length)
         else:
             if rate > MAX_RATE_BPS or 0 < rate < MIN_DOWN_RATE_BPS:
-                _tell_and_close(connection, REFUSED)
+                _tell_and_close(connection, wire.REFUSED)
                 raise _RefusedError(f"asked for {rate} bit/s")
             self._give(connection, length, rate)
         took = time.perf_counter() - began
         self._tell(
-            Event(kind="up" if kind == UP else "down", protocol="tcp", peer=peer, size_bytes=length, duration_s=took)
+            Event(
+                kind="up" if kind == wire.UP else "down", protocol="tcp", peer=peer, size_bytes=length, duration_s=took
+            )
         )
         return True
 
@@ -263,11 +246,11 @@ class RadioSink:
                 raise _RefusedError(f"left {left} of {length} bytes before the end")
             check = zlib.crc32(view[:count], check)
             left -= count
-        connection.sendall(REPLY.pack(REPLY_MAGIC, OK, length, check))
+        connection.sendall(wire.REPLY.pack(wire.REPLY_MAGIC, wire.OK, length, check))
 
     def _give(self, connection: socket.socket, length: int, rate: int) -> None:
         rate_bps = float(rate) or None
-        connection.sendall(REPLY.pack(REPLY_MAGIC, OK, length, 0))
+        connection.sendall(wire.REPLY.pack(wire.REPLY_MAGIC, wire.OK, length, 0))
         pacer = Pacer(rate_bps)
         for piece in chunks(length, self._block, Pacer.chunk_bytes(rate_bps)):
             connection.sendall(piece)
@@ -277,19 +260,19 @@ class RadioSink:
 
     def _datagram(self, listener: socket.socket) -> None:
         try:
-            data, address = listener.recvfrom(DATAGRAM.size + DATAGRAM_BYTES + 1)
+            data, address = listener.recvfrom(wire.DATAGRAM.size + wire.DATAGRAM_BYTES + 1)
         except OSError:
             return
-        size = len(data) - DATAGRAM.size
-        if not 0 <= size <= DATAGRAM_BYTES:
+        size = len(data) - wire.DATAGRAM.size
+        if not 0 <= size <= wire.DATAGRAM_BYTES:
             return
-        magic, kind, transfer, _ = DATAGRAM.unpack_from(data)
-        if magic != DATAGRAM_MAGIC or kind not in (DATA, END) or (kind == END and size):
+        magic, kind, transfer, _ = wire.DATAGRAM.unpack_from(data)
+        if magic != wire.DATAGRAM_MAGIC or kind not in (wire.DATA, wire.END) or (kind == wire.END and size):
             return
         now = time.perf_counter()
         key = (address, transfer)
         known = self._udp_transfers.get(key)
-        if kind == DATA:
+        if kind == wire.DATA:
             if known is None:
                 known = self._udp_transfers[key] = _Transfer(began_s=now)
                 if len(self._udp_transfers) > MAX_UDP_TRANSFERS:
@@ -300,7 +283,7 @@ class RadioSink:
             return
         known = known or _Transfer(began_s=now)
         with suppress(OSError):
-            listener.sendto(REPLY.pack(REPLY_MAGIC, OK, known.size_bytes, transfer), address)
+            listener.sendto(wire.REPLY.pack(wire.REPLY_MAGIC, wire.OK, known.size_bytes, transfer), address)
         if known.size_bytes and not known.reported:
             known.reported = True
             took = now - known.began_s
@@ -336,7 +319,7 @@ def _tell_and_close(connection: socket.socket, status: int, *, drain_s: float = 
     """Refuse in words: a close with unread bytes resets the connection, and the client would never read the reply."""
     with suppress(OSError):
         connection.settimeout(DRAIN_S)
-        connection.sendall(REPLY.pack(REPLY_MAGIC, status, 0, 0))
+        connection.sendall(wire.REPLY.pack(wire.REPLY_MAGIC, status, 0, 0))
         connection.shutdown(socket.SHUT_WR)
         deadline = time.perf_counter() + drain_s
         while time.perf_counter() < deadline and connection.recv(65536):

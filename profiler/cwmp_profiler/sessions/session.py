@@ -10,7 +10,6 @@ import math
 import platform
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +19,8 @@ from cwmp_profiler.counts import scale
 from cwmp_profiler.devices.base import Device, Runner
 from cwmp_profiler.errors import MeterError, SessionError
 from cwmp_profiler.joules import edges
-from cwmp_profiler.joules.tracker import Energy, Tracker
+from cwmp_profiler.joules.energy import Energy
+from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter
 from cwmp_profiler.meters.pace import processor_time
 from cwmp_profiler.provenance import Provenance
@@ -247,16 +247,12 @@ class Session:
 
     def _track(self, work: Callable[[], None], more: Callable[[float], None]) -> Energy:
         edge = edges.wait_for_edge(self.meter)
-        tracker = Tracker(self.meter)
-        tracker.start()
-        try:
+
+        def to_edge() -> None:
             work()
             edges.work_to_edge(self.meter, edge, more)
-        except BaseException:
-            with suppress(MeterError):
-                tracker.abandon()
-            raise
-        return tracker.stop()
+
+        return Tracker(self.meter).over(to_edge)
 
     def _fill(self, prepared: _Prepared) -> None:
         """Run the calibrated iterations, and more if they ended early (clocks rose, another program left)."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cwmp_profiler.device_info import DeviceInfo, Level
-from cwmp_profiler.joules.tracker import Energy, RailEnergy
+from cwmp_profiler.joules.energy import Energy, RailEnergy
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.session import Session
 
