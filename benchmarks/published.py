@@ -68,7 +68,6 @@ BOARDS = {
     "v1.0/closed/greenwaves-technologies/results/gap9_650_240": "tiny-gap9-650",
     "v1.0/closed/greenwaves-technologies/results/gap9_800_370": "tiny-gap9-800",
 }
-MAC_OPERATIONS = 2
 UPDATE_PERIODS_S = {"V100": 0.020, "A100": 0.100, "3090": 0.100}
 OCC_LINE = (144.8, 1.079)
 """Watts of the supplies at none of the controller, and per watt of it: the line that the set's own fit file holds."""

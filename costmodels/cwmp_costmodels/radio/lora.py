@@ -58,12 +58,6 @@ class LoraRadio(Radio):
         symbols = 8 + max(math.ceil(bits / (4 * (sf - 2 * slow))) * (self.coding_rate + 4), 0)
         return (self.preamble_symbols + 4.25 + symbols) * self.symbol_s
 
-    def frame_bytes(self, payload_bytes: int) -> list[int]:
-        """Return the PHY payload of each frame that carries `payload_bytes` of application data."""
-        full, rest = divmod(payload_bytes, self.max_payload_bytes)
-        sizes = [self.max_payload_bytes] * full + ([rest] if rest else [])
-        return [size + self.frame_overhead_bytes for size in sizes]
-
     def link(self, direction: Direction, rate_bps: float | None) -> Link:
         """Return joules per application bit of full frames; the rate follows from the modulation and cannot be given."""
         if rate_bps is not None:

@@ -111,11 +111,6 @@ def count_pass(model: nn.Module, images: Tensor, left_out: Iterable[str] = ()) -
     return Pass(flops_per_image=counter.flops / len(images), operations=tuple(found))
 
 
-def training_flops(model: nn.Module, images: Tensor) -> int:
-    """Return the floating-point operations of a forward and backward pass over some images, by torch's own formulas."""
-    return round(count_pass(model, images).flops_per_image * len(images))
-
-
 def _operation(
     inputs: list[Tensor], outputs: list[Tensor], owners: Mapping[int, str], made: Mapping[int, str], images: int
 ) -> Operation:

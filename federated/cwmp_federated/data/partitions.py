@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,20 +116,3 @@ def save_partition(path: Path, parts: list[Indices], *, spec: str, seed: int, di
     """Write a split as JSON, with what it was made from, beside a run's other files."""
     data = {"partition": spec, "seed": seed, "dataset_sha256": digest, "clients": [part.tolist() for part in parts]}
     write_atomic(path, json.dumps(data, separators=(",", ":")) + "\n")
-
-
-def load_partition(path: Path, *, images: int) -> list[Indices]:
-    """Read a split that `save_partition` wrote.
-
-    Raises:
-        FederatedError: If it cannot be read, or names an image twice or one that does not exist.
-    """
-    try:
-        data = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
-        parts = [np.asarray(part, np.int64) for part in data["clients"]]
-        merged = np.concatenate(parts)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise FederatedError(f"cannot read partition {path}: {error}; start the run again") from None
-    if len(merged) and (merged.min() < 0 or merged.max() >= images or len(np.unique(merged)) != len(merged)):
-        raise FederatedError(f"partition {path} does not fit {images} images; it was made from other data")
-    return parts

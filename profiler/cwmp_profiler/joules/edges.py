@@ -164,30 +164,6 @@ def work_to_edge(meter: Meter, edge: Edge, more: Callable[[float], None]) -> Non
             return
 
 
-def observe_updates(meter: Meter, rail: str, duration_s: float, *, poll_s: float | None = None) -> UpdatePeriod:
-    """Watch a rail for `duration_s` seconds and say how often its value changed.
-
-    For a power sensor, two equal values in a row look like one: under a steady load the answer is an upper bound.
-
-    Args:
-        meter: An open meter.
-        rail: Name of the rail to watch.
-        duration_s: Time to watch, in seconds.
-        poll_s: Time between polls, in seconds; None takes `poll_period_s(rail)`.
-
-    Raises:
-        MeterError: If a read failed or the meter has no such rail.
-    """
-    pause = poll_period_s(_rail_named(meter, rail)) if poll_s is None else poll_s
-    start = meter.clock.now()
-    reading = meter.read()
-    readings = [reading]
-    while meter.clock.now() - start < duration_s:
-        meter.clock.sleep(pause)
-        readings.append(meter.read())
-    return update_period(readings, rail)
-
-
 def update_period(readings: Sequence[Reading], rail: str) -> UpdatePeriod:
     """Say how often `rail` changed in a series of readings."""
     changes = [

@@ -20,10 +20,6 @@ from cwmp_profiler.joules.edges import UpdatePeriod, poll_period_s, update_perio
 from cwmp_profiler.meters.base import Meter, Rail, Reading
 from cwmp_profiler.meters.bounds import refuse_nonsense
 
-WINDOW_UPDATES = 50
-"""A window this many update periods long loses at most 2% to its ends unaligned, and far less when aligned."""
-
-LEAST_WINDOW_S = 1.0
 OBSERVE_S = 2.0
 MIN_STEP = 0.05
 """A load must raise power by this share at least for the climb to be told from noise."""
@@ -83,19 +79,6 @@ class MeterProbe:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowSizing:
-    """How to measure with these rails.
-
-    Attributes:
-        window_s: Shortest window that the sensors resolve, in seconds.
-        warm_up_s: Time the load must already run when the window starts, so that averages hold nothing older.
-    """
-
-    window_s: float
-    warm_up_s: float
-
-
 def probe_meter(meter: Meter, duration_s: float = 2.0, *, load: Load | None = None) -> MeterProbe:
     """Watch every rail for `duration_s` seconds, and for as long again while `load` runs.
 
@@ -130,13 +113,6 @@ def observe(meter: Meter, duration_s: float = OBSERVE_S) -> None:
         MeterError: If a read failed.
     """
     apply_probe(meter, probe_meter(meter, duration_s))
-
-
-def window_sizing(rails: Sequence[Rail]) -> WindowSizing:
-    """Return how long windows and warm-up must be for sensors of these periods (unknown ones count as 0.1 s)."""
-    update = max((rail.update_period_s or 0.1 for rail in rails), default=0.1)
-    average = max((rail.averaging_s or 0.0 for rail in rails), default=0.0)
-    return WindowSizing(window_s=max(LEAST_WINDOW_S, WINDOW_UPDATES * update), warm_up_s=average + update)
 
 
 @contextmanager

@@ -64,7 +64,6 @@ class Event:
 class _Transfer:
     began_s: float
     size_bytes: int = 0
-    datagrams: int = 0
     reported: bool = False
 
 
@@ -279,7 +278,6 @@ class RadioSink:
                     self._udp_transfers.popitem(last=False)
             if known.size_bytes + size <= self._max_bytes and not known.reported:
                 known.size_bytes += size
-                known.datagrams += 1
             return
         known = known or _Transfer(began_s=now)
         with suppress(OSError):

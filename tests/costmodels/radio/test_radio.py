@@ -311,9 +311,10 @@ class TestLora:
     def test_frames_carry_thirteen_bytes_of_lorawan(self):
         radio = load_radio("lorawan-eu868-dr0")
         assert isinstance(radio, LoraRadio)
-        assert radio.frame_bytes(102) == [64, 64]
-        assert radio.frame_bytes(103) == [64, 64, 14]
-        assert radio.frame_bytes(0) == []
+        full, rest = radio.airtime_s(64), radio.airtime_s(14)
+        assert radio.transfer(8 * 102, "down").duration_s == pytest.approx(2 * full)
+        assert radio.transfer(8 * 103, "down").duration_s == pytest.approx(2 * full + rest)
+        assert radio.transfer(0, "down").duration_s == 0
 
 
 class TestPayload:

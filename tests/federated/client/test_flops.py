@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cwmp_costmodels.networks.builtin import MODELS
-from cwmp_federated.client.passes import training_flops
+from cwmp_federated.client.passes import count_pass
 
 
 class Attention(nn.Module):
@@ -39,7 +39,7 @@ def test_the_count_is_that_of_torchs_own_counter(make):
         model = make()
     images = torch.randn(2, 3, 8 if make == "mlp" else 16, 8 if make == "mlp" else 16)
     buffers = [buffer.clone() for buffer in model.buffers()]
-    found = training_flops(model, images)
+    found = count_pass(model, images).flops_per_image * len(images)
     assert all(torch.equal(before, after) for before, after in zip(buffers, model.buffers(), strict=True))
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(model(images).sum(), list(model.parameters()))
@@ -48,8 +48,8 @@ def test_the_count_is_that_of_torchs_own_counter(make):
 
 def test_counting_does_not_import_torchs_compiler():
     program = (
-        "import sys, torch; from cwmp_federated.client.passes import training_flops;"
-        "training_flops(torch.nn.Linear(3, 2), torch.ones(2, 3)); print('torch._dynamo' in sys.modules)"
+        "import sys, torch; from cwmp_federated.client.passes import count_pass;"
+        "count_pass(torch.nn.Linear(3, 2), torch.ones(2, 3)); print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"

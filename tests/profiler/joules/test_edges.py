@@ -4,7 +4,8 @@ import pytest
 
 from cwmp_profiler.clock import VirtualClock
 from cwmp_profiler.errors import MeterError
-from cwmp_profiler.joules.edges import Edge, counting_rail, observe_updates, wait_for_edge
+from cwmp_profiler.joules.edges import Edge, counting_rail, wait_for_edge
+from cwmp_profiler.joules.probe import probe_meter
 from cwmp_profiler.joules.tracker import Tracker
 from cwmp_profiler.meters.base import Meter, Rail, Reading
 
@@ -91,14 +92,18 @@ def test_an_unknown_rail_is_named_with_those_that_exist():
         wait_for_edge(Stepped(), rail="dram")
 
 
+def watched(meter, duration_s):
+    return probe_meter(meter, duration_s).rails["gpu"].update
+
+
 @pytest.mark.parametrize("period", [0.02, 0.1])
 def test_the_update_period_is_found_without_being_told(period):
-    seen = observe_updates(Stepped(period_s=period, nominal=None), "gpu", 3.0)
+    seen = watched(Stepped(period_s=period, nominal=None), 3.0)
     assert seen.resolved
     assert seen.period_s == pytest.approx(period, rel=0.02)
     assert seen.edges == pytest.approx(3.0 / period, abs=1)
 
 
 def test_a_period_shorter_than_the_polls_is_not_claimed():
-    seen = observe_updates(Stepped(period_s=1e-3, nominal=0.1), "gpu", 1.0)
+    seen = watched(Stepped(period_s=1e-3, nominal=0.1), 1.0)
     assert not seen.resolved

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from cwmp_profiler.clock import RealClock, VirtualClock
-from cwmp_profiler.joules.probe import apply_probe, cpu_load, probe_meter, window_sizing
+from cwmp_profiler.joules.probe import apply_probe, cpu_load, probe_meter
 from cwmp_profiler.meters.base import Meter, Rail, Reading
 
 
@@ -66,9 +66,6 @@ def test_update_period_and_averaging_window_are_found(update_s, window_s):
     counter, sensor = meter.rails
     assert counter.update_period_s == pytest.approx(update_s, rel=0.02)
     assert sensor.averaging_s == power.averaging_s
-    sizing = window_sizing(meter.rails)
-    assert sizing.window_s == pytest.approx(max(1.0, 50 * update_s), rel=0.1)
-    assert sizing.warm_up_s == pytest.approx(window_s + update_s, abs=2 * update_s)
 
 
 def test_without_a_load_no_averaging_window_is_claimed():
