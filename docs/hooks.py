@@ -57,4 +57,17 @@ def schema() -> str:
     return f"```json\n{json.dumps(Profile.model_json_schema(), indent=1)}\n```"
 
 
-MAKERS |= {"cli": cli, "schema": schema}
+def settings() -> str:
+    """Return a row per setting of a run: option, key, default, meaning."""
+    from dataclasses import MISSING
+
+    from cwmp_federated.records.settings import SETTINGS, about, option, run_key
+
+    rows = ["| option | key of the run configuration | default | |", "|---|---|---|---|"]
+    for name, field in SETTINGS.items():
+        default = "" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+        rows.append(f"| `{option(name)}` | `{run_key(name)}` | {default} | {about(name)} |")
+    return "\n".join(rows)
+
+
+MAKERS |= {"cli": cli, "schema": schema, "settings": settings}

@@ -1,7 +1,7 @@
 """The `cwmp-profile` command: collects the verbs and turns errors into one line and an exit status.
 
-A verb is a module here with a function of its name; it imports only typer, the standard library and `cwmp_cli.options.console` at
-its top, so that `cwmp-profile --help` stays as fast as Typer itself.
+A verb is a module here with a function of its name; it imports only typer, the standard library, `cwmp_cli.options` and the list of a
+run's settings at its top, so that `cwmp-profile --help` stays as fast as Typer itself.
 """
 
 from __future__ import annotations

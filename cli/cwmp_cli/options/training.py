@@ -1,119 +1,81 @@
-"""Options that `train` and `pareto` share: what is trained, on what, by whom."""
+"""Options that `train` and `pareto` share: the settings of a run, made from the one list of them."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from cwmp_cli.options.console import si, warn
+from cwmp_federated.records.settings import SETTINGS, Settings, about, option
 
 if TYPE_CHECKING:
     from cwmp_federated.records.config import RunConfig
 
-Profile = Annotated[
-    str,
-    typer.Option("--profile", metavar="NAME|FILE|MIX", help="Device profile of the clients, or a mix: a=0.3,b=0.7."),
-]
-Dataset = Annotated[str, typer.Option(help="digits, fashion-mnist or cifar10.")]
-DataDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of the data set's files (digits needs none).")
-]
-AnyArchive = Annotated[
-    bool, typer.Option("--any-archive", help="Accept data files whose hash is not the published one.")
-]
-TrainLimit = Annotated[int, typer.Option(min=0, help="Use only the first N training images; 0 is all.")]
-TestLimit = Annotated[int, typer.Option(min=0, help="Use only the first N test images; 0 is all.")]
-Partition = Annotated[str, typer.Option(help="iid, dirichlet:ALPHA, shards:K or quantity:ALPHA.")]
-Clients = Annotated[int, typer.Option(min=1, help="Number of clients.")]
-ClientsPerRound = Annotated[int, typer.Option(min=0, help="Clients that train in a round; 0 is all.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Number of rounds.")]
-LocalEpochs = Annotated[int, typer.Option(min=1, help="Passes over a client's images in a round.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per local step.")]
-LearningRate = Annotated[float, typer.Option(help="Step size of the local optimiser.")]
-Optimizer = Annotated[str, typer.Option(help="Local optimiser, fresh in each round: sgd, momentum or adam.")]
-Model = Annotated[str, typer.Option(help="cnn, mlp, resnet18, another built-in model, or module:callable.")]
-Radio = Annotated[str, typer.Option(help="Radio preset, file, or a radio of the profile; empty sends at no cost.")]
-ValueBits = Annotated[int, typer.Option(help="Bits of a sent value: 16 or 32.")]
-SparseStep = Annotated[
-    bool,
-    typer.Option(
-        "--sparse-step/--dense-step",
-        help="The local optimiser writes only the kept entries, chosen before training; or it writes all.",
-    ),
-]
-Downlink = Annotated[
-    str,
-    typer.Option(
-        help="dense: the whole model to every client; union: what changed; selected: of it what is worth most, the rest later."
-    ),
-]
-Contact = Annotated[
-    str,
-    typer.Option(help="joined: an update and the next round's model share one burst; apart: a burst for each."),
-]
-Allocation = Annotated[
-    str, typer.Option(help="each: every client meets its budget; shared: one threshold for all, the sum is met.")
-]
-TotalBudget = Annotated[
-    str,
-    typer.Option(
-        metavar="J",
-        help="Joules of one client for the whole run, all causes: 20J. Plans local steps, rounds, clients and entries.",
-    ),
-]
-Static = Annotated[
-    str,
-    typer.Option(help="attributed or excluded: static power over the time of the work; empty follows the profile."),
-]
-Residency = Annotated[
-    str, typer.Option(help="step or tensor: whose working set decides in which memory a tensor lives.")
-]
-
-FIELDS = (
-    "profile",
-    "dataset",
-    "any_archive",
-    "train_limit",
-    "test_limit",
-    "partition",
-    "clients",
-    "clients_per_round",
-    "rounds",
-    "local_epochs",
-    "batch_size",
-    "learning_rate",
-    "optimizer",
-    "model",
-    "radio",
-    "value_bits",
-    "sparse_step",
-    "downlink",
-    "contact",
-    "allocation",
-    "total_budget",
-    "static",
-    "residency",
-)
-"""Options that are fields of a run of the same name."""
+GIVEN = "given"
+"""Parameter of a verb in whose place the settings stand."""
 
 
-def make_config(given: dict[str, Any], **more: Any) -> RunConfig:
+def with_settings(
+    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a verb an option for every setting; the verb gets their values by name as `given`.
+
+    Args:
+        leave_out: Settings that the verb sets itself.
+        defaults: Values that differ from the list's.
+    """
+    names = [name for name in SETTINGS if name not in leave_out]
+    kinds, own = get_type_hints(Settings), dict(defaults or {})
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        def called(**values: Any) -> None:
+            verb(**{GIVEN: {name: values.pop(name) for name in names}}, **values)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+            if parameter.name == GIVEN:
+                parameters += [_parameter(name, kinds[name], own.get(name, SETTINGS[name].default)) for name in names]
+            else:
+                parameters.append(parameter)
+        called.__name__, called.__doc__ = verb.__name__, verb.__doc__
+        vars(called)["__signature__"] = inspect.Signature(parameters)
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return called
+
+    return decorate
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    facts = SETTINGS[name].metadata
+    shown = typer.Option(option(name), help=about(name), metavar=facts["metavar"] or None, min=facts["least"])
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, shown],
+    )
+
+
+def make_config(given: Mapping[str, Any], **more: Any) -> RunConfig:
     """Return the run that a verb's options describe.
 
     Args:
-        given: The verb's arguments by name.
-        more: Fields that the verb sets itself.
+        given: Settings by name.
+        more: Those that the verb sets itself.
 
     Raises:
-        FederatedError: If the options do not describe a run.
+        FederatedError: If they do not describe a run.
     """
     from cwmp_federated.records.config import RunConfig
 
-    folder = given.get("data_dir")
-    fields = {name: given[name] for name in FIELDS}
-    return RunConfig(**fields, data_dir=str(folder.expanduser().absolute()) if folder else "", **more)
+    folder = given["data_dir"]
+    place = str(Path(folder).expanduser().absolute()) if folder else ""
+    return RunConfig(**{**given, "data_dir": place}, **more)
 
 
 def share_text(share: float | None) -> str:

@@ -12,9 +12,10 @@ from cwmp_cli.options import training as options
 from cwmp_cli.options.console import Json, err, out, print_json, si, warn
 
 
+@options.with_settings(leave_out=("rule", "budget", "error_feedback", "seed"), defaults={"rounds": 15})
 def pareto(
     *,
-    profile: options.Profile,
+    given: dict[str, Any],
     rules: Annotated[str, typer.Option(help="Rules to compare, by comma.")] = "cwmp,top-k",
     budgets: Annotated[str, typer.Option(help="Budgets at equal energy, by comma.")] = "0.03%,0.1%,0.3%,1%,3%,10%",
     equal_k: Annotated[str, typer.Option(help="Shares of entries at equal k, by comma: 1%,5%; empty for none.")] = "",
@@ -22,29 +23,6 @@ def pareto(
     feedback: Annotated[str, typer.Option(help="Error feedback: on, off or both.")] = "on",
     reference: Annotated[str, typer.Option(help="Rule that the others are compared with.")] = "top-k",
     dense: Annotated[bool, typer.Option("--dense/--no-dense", help="Also run each seed dense, for reference.")] = True,
-    dataset: options.Dataset = "digits",
-    data_dir: options.DataDir = None,
-    any_archive: options.AnyArchive = False,
-    train_limit: options.TrainLimit = 0,
-    test_limit: options.TestLimit = 0,
-    partition: options.Partition = "dirichlet:0.5",
-    clients: options.Clients = 10,
-    clients_per_round: options.ClientsPerRound = 0,
-    rounds: options.Rounds = 15,
-    local_epochs: options.LocalEpochs = 1,
-    batch_size: options.BatchSize = 32,
-    learning_rate: options.LearningRate = 0.05,
-    optimizer: options.Optimizer = "sgd",
-    model: options.Model = "mlp",
-    radio: options.Radio = "",
-    value_bits: options.ValueBits = 16,
-    sparse_step: options.SparseStep = True,
-    downlink: options.Downlink = "union",
-    contact: options.Contact = "joined",
-    allocation: options.Allocation = "each",
-    total_budget: options.TotalBudget = "",
-    static: options.Static = "",
-    residency: options.Residency = "step",
     jobs: Annotated[int, typer.Option(min=0, help="Processes of one thread each; 0 is one per core.")] = 0,
     out_dir: Annotated[
         Path,
@@ -65,7 +43,6 @@ def pareto(
     from cwmp_federated.sweep.report import analyse, to_csv
     from cwmp_federated.sweep.runs import Sweep, run_sweep
 
-    given = dict(locals())
     sweep = Sweep(
         base=options.make_config(given),
         budgets=_list(budgets),

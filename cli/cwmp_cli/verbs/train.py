@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from cwmp_cli.options import training as options
 from cwmp_cli.options.console import Json, err, out, print_json, si
+from cwmp_federated.records.settings import option
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -22,42 +23,11 @@ RESUMABLE = {"resume", "rounds", "out_dir", "json_", "meter"}
 """Options that may be given with --resume; everything else is what the run was started with."""
 
 
+@options.with_settings(defaults={"profile": ""})
 def train(
     ctx: typer.Context,
     *,
-    profile: options.Profile = "",
-    rule: Annotated[str, typer.Option(help="cwmp, cwmp-l1, top-k, random-k, cheapest or dense.")] = "cwmp",
-    budget: Annotated[
-        str,
-        typer.Option(help="Per client and round: 5% (of the dense update's joules), 0.8J, k=1%, or NAME=5%,NAME=20mJ."),
-    ] = "5%",
-    dataset: options.Dataset = "digits",
-    data_dir: options.DataDir = None,
-    any_archive: options.AnyArchive = False,
-    train_limit: options.TrainLimit = 0,
-    test_limit: options.TestLimit = 0,
-    partition: options.Partition = "dirichlet:0.5",
-    clients: options.Clients = 10,
-    clients_per_round: options.ClientsPerRound = 0,
-    rounds: options.Rounds = 10,
-    local_epochs: options.LocalEpochs = 1,
-    batch_size: options.BatchSize = 32,
-    learning_rate: options.LearningRate = 0.05,
-    optimizer: options.Optimizer = "sgd",
-    model: options.Model = "mlp",
-    radio: options.Radio = "",
-    value_bits: options.ValueBits = 16,
-    error_feedback: Annotated[
-        bool, typer.Option("--feedback/--no-feedback", help="Keep what was not sent and add it to the next update.")
-    ] = True,
-    sparse_step: options.SparseStep = True,
-    downlink: options.Downlink = "union",
-    contact: options.Contact = "joined",
-    allocation: options.Allocation = "each",
-    total_budget: options.TotalBudget = "",
-    static: options.Static = "",
-    residency: options.Residency = "step",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of split, weights, batches and sampling.")] = 0,
+    given: dict[str, Any],
     out_dir: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Folder of checkpoints, ledger, split and result."),
@@ -78,14 +48,12 @@ def train(
 
     [bold]Example:[/bold] cwmp-profile train --profile simulated-board --radio wifi --budget 1% -o run
     """
-    given = dict(locals())
     if resume:
-        result = _resume(ctx, given)
+        result = _resume(ctx, out_dir, given["rounds"], meter=meter, quiet=json_)
     else:
-        if not profile:
+        if not given["profile"]:
             raise typer.BadParameter("name a device profile: --profile NAME (see 'cwmp-profile profiles')")
-        config = options.make_config(given, rule=rule, budget=budget, error_feedback=error_feedback, seed=seed)
-        result = _run(config, out_dir, resume=False, meter=meter, quiet=json_)
+        result = _run(options.make_config(given), out_dir, resume=False, meter=meter, quiet=json_)
     if out_dir is not None:
         from cwmp_federated.records.checkpoint import RunStore
 
@@ -96,27 +64,26 @@ def train(
         _show(result)
 
 
-def _resume(ctx: typer.Context, given: dict[str, Any]) -> RunResult:
+def _resume(ctx: typer.Context, folder: Path | None, rounds: int, *, meter: str | None, quiet: bool) -> RunResult:
     from click.core import ParameterSource
 
     from cwmp_federated.errors import FederatedError
     from cwmp_federated.records.checkpoint import RunStore
 
-    folder = given["out_dir"]
     if folder is None:
         raise typer.BadParameter("--resume needs the run's folder: -o DIR")
     explicit = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if foreign := sorted(explicit - RESUMABLE):
         raise typer.BadParameter(
-            f"--{foreign[0].replace('_', '-')} cannot change in a run that is resumed; leave it out"
+            f"{option(foreign[0]).partition('/')[0]} cannot change in a run that is resumed; leave it out"
         )
     store = RunStore(folder)
     config = store.config()
     if "rounds" in explicit:
-        if given["rounds"] < config.rounds:
-            raise FederatedError(f"--rounds {given['rounds']} is less than the {config.rounds} of the run in {folder}")
-        config = store.extend(config, given["rounds"])
-    return _run(config, folder, resume=True, meter=given["meter"], quiet=given["json_"])
+        if rounds < config.rounds:
+            raise FederatedError(f"--rounds {rounds} is less than the {config.rounds} of the run in {folder}")
+        config = store.extend(config, rounds)
+    return _run(config, folder, resume=True, meter=meter, quiet=quiet)
 
 
 def _run(config: Any, folder: Path | None, *, resume: bool, meter: str | None, quiet: bool) -> RunResult:
