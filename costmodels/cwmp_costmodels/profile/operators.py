@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+from cwmp_profiler.strict import RECORD, AtLeastOne, Finite, NonNegative, Positive, Share
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class Validity(_Model):
     """What the times hold for; other software or threads run other kernels."""
 
     torch: str
-    threads: int = Field(ge=1, strict=True)
+    threads: AtLeastOne
     libraries: dict[str, str] = {}
     """Versions of what torch computes with, for example `mkl`, `onednn`, `cudnn`."""
     reference_s: NonNegative
@@ -85,9 +84,9 @@ class UpdateCurve(_Model):
     logarithms of entries and density, beyond them it stays what it is at the nearest.
     """
 
-    entries: list[Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]]
+    entries: list[Positive]
     """Entries of the tensor, by point."""
-    density: list[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)]] = []
+    density: list[Share] = []
     """Share of them that was updated, by point; empty if the factors hold at every density."""
     factor: list[NonNegative]
     """Measured over modelled dynamic joules."""

@@ -11,12 +11,10 @@ from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.si_prefixes import si
+from cwmp_profiler.strict import RECORD, AtLeastOne, Count, Finite, NonNegative, Positive
 
 SCHEMA_VERSION = 2
 
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Status = Literal["identified", "coarse", "at bound", "not identified", "literature", "given"]
 """`coarse`: the interval excludes zero and is wider than 5% to either side; `not identified`: it holds zero."""
@@ -25,7 +23,7 @@ Verdict = Literal["good", "doubtful", "bad"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class Coefficient(_Model):
@@ -52,7 +50,7 @@ class LayerCoefficient(_Model):
 
     factor: Coefficient
     """Dimensionless factor (unit `1`)."""
-    windows: int = Field(ge=0, strict=True)
+    windows: Count
     """Windows it was fitted on."""
     time_factor: Coefficient | None = None
     """The same for time: measured duration over what the time model predicts (unit `1`)."""
@@ -64,9 +62,9 @@ class DeviceBlock(_Model):
     kind: str
     model: str
     levels: list[LevelBlock]
-    line_bytes: int = Field(gt=0, strict=True)
-    memory_bytes: int = Field(ge=0, strict=True)
-    threads: int = Field(ge=1, strict=True)
+    line_bytes: AtLeastOne
+    memory_bytes: Count
+    threads: AtLeastOne
     dtypes: list[str]
     details: dict[str, Any] = {}
 
@@ -130,7 +128,7 @@ class HeldOut(_Model):
     """Error on one workload family that the fit did not see."""
 
     family: str
-    windows: int = Field(ge=0, strict=True)
+    windows: Count
     energy_error: NonNegative
     """Mean absolute relative error of energy."""
     time_error: NonNegative
@@ -142,9 +140,9 @@ class LackOfFit(_Model):
 
     statistic: NonNegative
     p_value: NonNegative
-    points: int = Field(ge=0, strict=True)
+    points: Count
     """Degrees of freedom of the points about the model."""
-    repeats: int = Field(ge=0, strict=True)
+    repeats: Count
     """Degrees of freedom of the repeats about their points."""
     misfit: NonNegative
     """Relative standard deviation of points about the model beyond noise."""
@@ -158,7 +156,7 @@ class Residual(_Model):
     point: str
     """Workload and parameters."""
     family: str
-    windows: int = Field(ge=1, strict=True)
+    windows: AtLeastOne
     measured_j: Positive
     """Mean joules of a window."""
     predicted_j: NonNegative
@@ -176,8 +174,8 @@ class Residual(_Model):
 class FitBlock(_Model):
     """How good the fit is and what it was made from."""
 
-    windows: int = Field(ge=0, strict=True)
-    points: int = Field(ge=0, strict=True)
+    windows: Count
+    points: Count
     energy_error: NonNegative
     """Mean absolute relative error of energy on the windows fitted."""
     time_error: NonNegative
@@ -190,7 +188,7 @@ class FitBlock(_Model):
     """Variance inflation per coefficient; infinite values are left out and named in warnings."""
     idle_power_w: NonNegative | None = None
     """Mean power of the idle windows; not P0."""
-    bootstrap: int = Field(ge=0, strict=True)
+    bootstrap: Count
     seed: int = Field(strict=True)
     static: Literal["both", "attributed", "included"] = "both"
     """`attributed` where only the cost with static power attributed means anything (an estimated meter); `included` where static
@@ -222,7 +220,7 @@ class MeasurementsRef(_Model):
 
     name: str
     sha256: str
-    windows: int = Field(ge=0, strict=True)
+    windows: Count
 
 
 class ValidationCase(_Model):

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, StringConstraints, model_validator
 from typing_extensions import Self
 
 from cwmp_costmodels.errors import RadioError
-from cwmp_costmodels.profile.schema import NonNegative, Positive
 from cwmp_costmodels.radio.framing import Framing
 from cwmp_profiler.provenance import Provenance
+from cwmp_profiler.strict import RECORD, NonNegative, Positive
 
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
@@ -29,7 +29,7 @@ class RadioWarning(UserWarning):
 class Part(BaseModel):
     """Base of the blocks of a radio file: closed, frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class Phase(Part):

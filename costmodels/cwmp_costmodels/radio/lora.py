@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cwmp_costmodels.errors import RadioError
-from cwmp_costmodels.profile.schema import NonNegative, Positive
 from cwmp_costmodels.radio.base import Direction, Link, Radio
+from cwmp_profiler.strict import Count, NonNegative, Positive, Share
 
 LOW_DATA_RATE_SYMBOL_S = 0.016
 """Symbols this long or longer use the low data rate optimisation (SF11 and SF12 at 125 kHz)."""
@@ -23,16 +23,16 @@ class LoraRadio(Radio):
     bandwidth_hz: Positive = 125e3
     coding_rate: Annotated[int, Field(ge=1, le=4, strict=True)] = 1
     """CR of 4/(4+CR)."""
-    preamble_symbols: Annotated[int, Field(ge=0, strict=True)] = 8
+    preamble_symbols: Count = 8
     crc: bool = True
     implicit_header: bool = False
     low_data_rate: bool | None = None
     """Low data rate optimisation (DE); null switches it on for symbols of 16 ms or longer."""
-    frame_overhead_bytes: Annotated[int, Field(ge=0, strict=True)] = 0
+    frame_overhead_bytes: Count = 0
     """Bytes that every frame adds: 13 for LoRaWAN."""
     max_payload_bytes: Annotated[int, Field(ge=1, le=255, strict=True)] = 255
     """Application bytes of a full frame."""
-    duty_cycle: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    duty_cycle: Share = 1.0
     """Largest share of time on air; a regulation of the uplink."""
     voltage_v: Positive
     tx_current_a: NonNegative

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from cwmp_costmodels.errors import RadioError
-from cwmp_costmodels.profile.schema import Finite, NonNegative, Positive
 from cwmp_costmodels.radio.base import Direction, Link, Radio
+from cwmp_profiler.strict import Finite, NonNegative, Positive, Share
 
 
 class FirstOrderRadio(Radio):
@@ -55,7 +53,7 @@ class ShannonRadio(Radio):
     path_loss_1km_db: Finite
     path_loss_db_per_decade: Finite
     noise_dbm_per_hz: Finite
-    pa_efficiency: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    pa_efficiency: Share = 1.0
     """Radiated over drawn power of the amplifier."""
     circuit_w: NonNegative = 0.0
     """Everything else that the transmitter draws while it sends."""

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from cwmp_costmodels.errors import RadioError
-from cwmp_costmodels.profile.schema import NonNegative, Positive
 from cwmp_costmodels.radio.base import Direction, Link, Part, Radio, Range, rate_problem
+from cwmp_profiler.strict import NonNegative, Positive
 
 
 class LinearDirection(Part):

@@ -7,18 +7,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cwmp_profiler.calibration.readings import LoadWindow
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.measurements import first_problem
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+from cwmp_profiler.strict import RECORD, Finite
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class WindowRecord(_Record):

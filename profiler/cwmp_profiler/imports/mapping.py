@@ -14,13 +14,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from cwmp_profiler.compat import tomllib
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.imports.table import read_text
 from cwmp_profiler.sessions.measurements import first_problem
+from cwmp_profiler.strict import RECORD, AtLeastOne, Count, Positive
 
 Semantics = Literal["total", "mean", "max", "min", "per-part"]
 """`total`: joules of the whole window. `mean`: a mean over repeats or samples. `max`, `min`: the extreme of several samples, so joules
@@ -28,7 +29,7 @@ are a bound. `per-part`: of one of `parts` equal parts, for example of one socke
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class Source(_Model):
@@ -54,9 +55,9 @@ class DeviceMap(_Model):
     name: str = ""
     kind: str = "imported"
     levels: list[LevelMap] = [LevelMap(name="dram")]
-    line_bytes: Annotated[int, Field(gt=0)] = 64
-    memory_bytes: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=1)] = 1
+    line_bytes: AtLeastOne = 64
+    memory_bytes: Count = 0
+    threads: AtLeastOne = 1
     dtypes: list[str] = ["float32"]
     details: dict[str, Any] = {}
     column: str | None = None
@@ -73,14 +74,14 @@ class MeterMap(_Model):
     kind: str = "other"
     sense: Literal["energy", "power"] = "energy"
     semantics: Semantics = "total"
-    samples: Annotated[int, Field(ge=1)] | None = None
+    samples: AtLeastOne | None = None
     """How many samples a `max`, `min` or `mean` is of."""
-    parts: Annotated[int, Field(ge=1)] = 1
+    parts: AtLeastOne = 1
     """Equal parts that a `per-part` reading is one of; joules are multiplied by it."""
-    tick_j: Annotated[float, Field(gt=0)] | None = None
-    update_period_s: Annotated[float, Field(gt=0)] | None = None
-    averaging_s: Annotated[float, Field(gt=0)] | None = None
-    max_power_w: Annotated[float, Field(gt=0)] | None = None
+    tick_j: Positive | None = None
+    update_period_s: Positive | None = None
+    averaging_s: Positive | None = None
+    max_power_w: Positive | None = None
     notes: list[str] = []
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from cwmp_profiler.operators.operator import Operator
+from cwmp_profiler.strict import RECORD, AtLeastOne, Count, NonNegative, Positive
 
 COLD_BYTES = 1 << 17
 """Bytes that an operator brings in from which the next call finds its code far away."""
@@ -15,11 +16,10 @@ NEAR_BYTES = 1 << 18
 """Reuse distance up to which an operand is in the near cache already and drives nothing out."""
 
 PHASES = ("forward", "backward", "update")
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class TimeRecord(_Record):
@@ -35,8 +35,8 @@ class TimeRecord(_Record):
     """Processor seconds of all threads, median."""
     faults: NonNegative = 0.0
     """Page faults of a run, mean; their time is not in `seconds`."""
-    samples: int = Field(ge=1)
-    quiet: int = Field(ge=0)
+    samples: AtLeastOne
+    quiet: Count
     """Samples in quiet moments; where fewer than three were, all count, scaled by the reference kernel."""
 
 
@@ -44,8 +44,8 @@ class PowerRecord(_Record):
     """One meter window in which an operator ran again and again."""
 
     energy_j: NonNegative
-    duration_s: Annotated[float, Field(gt=0)]
-    runs: int = Field(ge=1)
+    duration_s: Positive
+    runs: AtLeastOne
 
     @property
     def power_w(self) -> float:
@@ -82,9 +82,9 @@ class BlockRecord(_Record):
     params: dict[str, Any] = {}
     """What makes the step: model, batch, optimizer, density."""
     operators: list[OperatorRecord]
-    views: int = Field(ge=0)
+    views: Count
     """Operators of a step that only make views or take memory."""
-    touched_bytes: int = Field(ge=0)
+    touched_bytes: Count
     floor_s: NonNegative
     """Seconds that timing a call takes when it does nothing; part of every operator's time."""
     fault_s: NonNegative

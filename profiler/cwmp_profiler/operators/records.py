@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.file_kinds import kind_of
 from cwmp_profiler.operators.block_records import BlockRecord
 from cwmp_profiler.sessions.measurements import MeterRecord, first_problem
+from cwmp_profiler.strict import RECORD
 
 KIND = "cwmp-operators"
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -27,7 +28,7 @@ SCHEMA_VERSION = 1
 class OperatorsHeader(BaseModel):
     """First line of a file of operators."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
     kind: Literal["cwmp-operators"] = "cwmp-operators"
     schema_version: Literal[1] = 1

@@ -18,7 +18,6 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -32,15 +31,13 @@ from cwmp_profiler.errors import SessionError
 from cwmp_profiler.file_kinds import MEASUREMENTS_WANTED, kind_of
 from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.sessions.lock import lock
+from cwmp_profiler.strict import RECORD, AtLeastOne, Count, Finite, NonNegative, Positive
 
 SCHEMA_VERSION = 1
 RecordT = TypeVar("RecordT", bound=BaseModel)
 KIND = "cwmp-measurements"
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Total = Annotated[
     NonNegative,
     WrapValidator(lambda value, inner: math.nan if _is_absent(value) else inner(value)),
@@ -48,7 +45,6 @@ Total = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}),
 ]
 """Joules of a window; `null` in the file and not-a-number in memory where the meter tells no total."""
-Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 def _is_absent(value: object) -> bool:
@@ -56,7 +52,7 @@ def _is_absent(value: object) -> bool:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = RECORD
 
 
 class PointRecord(_Record):
@@ -74,7 +70,7 @@ class PlanRecord(_Record):
 
     preset: str
     seed: int = Field(strict=True)
-    repeats: int = Field(ge=1, strict=True)
+    repeats: AtLeastOne
     window_s: Positive
     """Least duration of a window in seconds."""
     points: list[PointRecord]
