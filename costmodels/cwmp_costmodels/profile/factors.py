@@ -61,9 +61,9 @@ class UpdateFactors:
     A name in the table of factors is more specific than a curve, a layer type is not.
     """
 
-    def __init__(self, profile: Profile, tensor: TensorInfo, optimizer: str) -> None:
-        """Look the corrections up."""
-        modes = {"sparse": sparse_mode(profile, tensor, optimizer), "dense": "dense"}
+    def __init__(self, profile: Profile, tensor: TensorInfo, optimizer: str, *, sparse: str | None = None) -> None:
+        """Look the corrections up; `sparse` is the mode of steps at chosen entries, None takes `sparse_mode`."""
+        modes = {"sparse": sparse or sparse_mode(profile, tensor, optimizer), "dense": "dense"}
         self._entries = math.log(tensor.numel)
         self._fixed = {slot: factor_of(profile, tensor, optimizer, mode) for slot, mode in modes.items()}
         self._curves: dict[str, tuple[tuple[float, float, float, float], ...]] = {}

@@ -6,10 +6,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 from cwmp_costmodels.errors import ProfileError
+from cwmp_costmodels.networks.inspect import LayerType, TensorInfo
 from cwmp_costmodels.operators.pricing import OperatorPrices
+from cwmp_costmodels.profile.factors import UpdateFactors
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
 from cwmp_costmodels.validation.work import FAMILY, ModelStep, TrainingStep, counts_by_kind, counts_without_rule
 from cwmp_profiler.device_info import DeviceInfo
@@ -23,16 +25,14 @@ def predict(profile: Profile, parts: Mapping[str, Mapping[str, float]]) -> tuple
 
     Args:
         profile: A profile with static power and times.
-        parts: Counts by kind of work, as `counts_by_kind` returns them; kinds in `profile.layers` take their factors.
+        parts: Counts by kind of work, as `counts_by_kind` returns them; updates take the profile's curves, else its factors.
 
     Raises:
         ProfileError: If the profile lacks a coefficient that the work needs.
     """
     energy_j = duration_s = 0.0
     for kind, counts in parts.items():
-        layer = profile.layers.get(kind)
-        factor = layer.factor.value if layer else 1.0
-        time_factor = layer.time_factor.value if layer and layer.time_factor else 1.0
+        factor, time_factor = _correction(profile, kind)
         for name, amount in counts.items():
             if not amount:
                 continue
@@ -44,6 +44,19 @@ def predict(profile: Profile, parts: Mapping[str, Mapping[str, float]]) -> tuple
             duration_s += time_factor * (profile.times[name].value if name in profile.times else 0.0) * amount
     static_w = profile.coefficients["static_power"].value if "static_power" in profile.coefficients else 0.0
     return energy_j + static_w * duration_s, duration_s
+
+
+def _correction(profile: Profile, kind: str) -> tuple[float, float]:
+    """Return what an update costs over its traffic, joules and seconds, as costs have it; ones for other work."""
+    if not kind:
+        return 1.0, 1.0
+    optimizer, mode, density, layer_type, entries, name = kind.split("/", 5)
+    tensor = TensorInfo(
+        name=name, layer_type=cast("LayerType", layer_type), shape=(int(entries),), dtype="float32", entry_bytes=4
+    )
+    # Steps of `validate` run torch's own indexed kernels.
+    found = UpdateFactors(profile, tensor, optimizer, sparse="sparse").at(mode, float(density))
+    return found.value, found.time_value
 
 
 def check_same_device(profile: Profile, device: DeviceInfo, meter: str) -> None:

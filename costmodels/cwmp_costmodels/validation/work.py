@@ -74,7 +74,7 @@ class ModelStep:
 
     Attributes:
         persistent: Tensors that live from step to step: parameters, gradients, optimiser state.
-        tell: Called with the profile's layer key before each tensor's update, and with "" at the start of a step.
+        tell: Called with the kind of update (optimiser, mode, density, type, entries, name) before each tensor's, and with "" at the start of a step.
     """
 
     def __init__(self, params: Mapping[str, Any], operands: Operands, *, train: bool) -> None:
@@ -86,7 +86,8 @@ class ModelStep:
         named = dict(self._model.named_parameters())
         mode = "dense" if params["density"] >= 1 else "sparse"
         tensors = inspect_model(self._model).tensors
-        self._keys = [f"{tensor.layer_type}/{self._optimizer}/{mode}" for tensor in tensors]
+        how = f"{self._optimizer}/{mode}/{min(params['density'], 1.0):g}"
+        self._keys = [f"{how}/{tensor.layer_type}/{tensor.numel}/{tensor.name}" for tensor in tensors]
         self._parameters = [named[tensor.name] for tensor in tensors]
         self._gradients = [torch.rand_like(parameter) + 0.1 for parameter in self._parameters]
         self._states = [
@@ -183,7 +184,7 @@ def counts_by_kind(name: str, params: Mapping[str, Any], device: DeviceInfo) -> 
     One step runs on the processor under an `OpCounter`; what it counts does not depend on where the step is measured.
 
     Returns:
-        Counts under the profile's layer keys (`linear/sgd/sparse`) for updates, and under "" for everything else.
+        Counts under `optimiser/mode/density/type/entries/name` (`sgd/sparse/0.01/linear/5000/fc.weight`) for updates, and under "" for everything else.
     """
     return _thawed(_counted(name, tuple(sorted(params.items())), _Key(device))[0])
 

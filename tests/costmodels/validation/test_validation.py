@@ -8,6 +8,8 @@ from cwmp_cli.app import main
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.fit.sessions import fit_sessions
 from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_costmodels.profile.operators import UpdateCurve
+from cwmp_costmodels.profile.schema import Coefficient, LayerCoefficient
 from cwmp_costmodels.validation.predictions import predict, validate
 from cwmp_costmodels.validation.work import BATCHES, QUICK, STANDARD, ModelStep, counts_by_kind, validation_points
 from cwmp_profiler.sessions.plan import make_plan
@@ -75,9 +77,36 @@ def test_counts_of_a_training_step_grow_with_the_batch_and_updates_do_not():
     info = load_profile("simulated-board").device.info()
     small, large = (counts_by_kind("validate.train", {**PARAMS, "batch": b}, info) for b in (8, 16))
     assert large[""]["flop_float32"] == pytest.approx(2 * small[""]["flop_float32"], rel=0.01)
-    assert large["linear/sgd/dense"] == small["linear/sgd/dense"]
+    updates = [kind for kind in small if kind]
+    assert updates
+    assert all(kind.startswith("sgd/dense/1/linear/") for kind in updates)
+    assert all(large[kind] == small[kind] for kind in updates)
     sparse = counts_by_kind("validate.update", {**PARAMS, "density": 0.01}, info)
-    assert set(sparse) == {"linear/sgd/sparse"}
+    assert sparse
+    assert all(kind.startswith("sgd/sparse/0.01/linear/") for kind in sparse)
+
+
+def test_updates_are_predicted_by_the_curves_at_each_tensors_size_and_density_as_costs_are():
+    """A curve wins over the factor of a layer type, a name over both, and other work takes neither."""
+    truth, work = load_profile("simulated-board"), {"dram_write": 1e6}
+    t, e = truth.times["dram_write"].value, truth.coefficients["dram_write"].value
+    curve = UpdateCurve(entries=[100.0, 10_000.0], density=[0.01, 0.01], factor=[2.0, 8.0], time_factor=[1.0, 4.0])
+    layer = LayerCoefficient(factor=Coefficient(value=3.0, unit="1", status="given"), windows=0)
+    bent = truth.model_copy(
+        update={"updates": {"sgd/sparse": curve}, "layers": {"linear": layer, "name:head.*": layer}}
+    )
+    static = truth.coefficients["static_power"].value
+    for kind, factor, time_factor in (
+        ("", 1.0, 1.0),
+        ("sgd/sparse/0.01/linear/100/fc.weight", 2.0, 1.0),
+        ("sgd/sparse/0.01/linear/1000/fc.weight", 4.0, 2.0),
+        ("sgd/sparse/0.01/linear/10000/head.weight", 3.0, 1.0),
+        ("sgd/dense/1/linear/100/fc.weight", 3.0, 1.0),
+        ("adam/sparse/0.01/other/100/cell.weight", 1.0, 1.0),
+    ):
+        energy, duration = predict(bent, {kind: work})
+        assert duration == pytest.approx(1e6 * t * time_factor), kind
+        assert energy == pytest.approx(1e6 * e * factor + static * duration), kind
 
 
 def test_a_sparse_model_step_changes_only_the_chosen_share():
