@@ -207,6 +207,8 @@ def _show(result: RunResult) -> None:
     for cause, joules in energy["by_cause_j"].items():
         table.add_row(cause, si(joules, "J"))
     table.add_row("total", si(energy["total_j"], "J"))
+    if energy["low_j"] is not None:
+        table.add_row("95% interval of the total", f"{si(energy['low_j'], 'J')} to {si(energy['high_j'], 'J')}")
     table.add_row("of it updates (budgeted)", si(energy["update_j"], "J"))
     table.add_row("share that budgets govern", options.share_text(energy["governed_share"]))
     if energy["metered_j"] is not None:

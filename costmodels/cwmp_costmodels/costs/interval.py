@@ -50,6 +50,20 @@ def interval_j(profile: Profile, layers: Mapping[str, LayerCost], kept: Mapping[
     value = math.fsum(part for both in sources.values() for part in both)
     if value == 0:
         return Interval(0.0, 0.0, 0.0, ())
+    relative, holds = relative_error(profile, {origin: (both[0], both[1]) for origin, both in sources.items()})
+    gain = profile.meter.gain
+    middle = value * (1.0 if gain is None else gain.value)
+    return Interval(value, max(middle * (1 - relative), 0.0), middle * (1 + relative), holds)
+
+
+def relative_error(profile: Profile, sources: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[str, ...]]:
+    """Return the half-width of a 95% interval over the joules, and what it holds.
+
+    Args:
+        profile: Device profile.
+        sources: (dynamic, static) joules by count; some of them above 0.
+    """
+    value = math.fsum(part for both in sources.values() for part in both)
     holds = []
     squares = []
     for origin, (dynamic_j, static_j) in sources.items():
@@ -70,8 +84,7 @@ def interval_j(profile: Profile, layers: Mapping[str, LayerCost], kept: Mapping[
     if gain is not None:
         holds.append("gain")
         relative = math.hypot(relative, _relative(gain))
-    middle = value * (1.0 if gain is None else gain.value)
-    return Interval(value, max(middle * (1 - relative), 0.0), middle * (1 + relative), tuple(holds))
+    return relative, tuple(holds)
 
 
 def _relative(coefficient: Coefficient | None) -> float:

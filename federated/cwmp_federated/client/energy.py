@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from cwmp_costmodels.costs.interval import relative_error
 from cwmp_costmodels.costs.layers import LayerCosts, layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.costs.tiers import TensorCosts
@@ -24,6 +25,7 @@ from cwmp_costmodels.profile.validity import validity_remark
 from cwmp_costmodels.radio import Planned, Radio, load_radio, payload_bits, schedule_energy
 from cwmp_federated.client.passes import Pass, count_pass
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.records.intervals import Sure
 from cwmp_federated.wire.state import parameter_shapes
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
@@ -251,6 +253,24 @@ class ClientEnergy:
             whole, without = (math.fsum(self._prices.joules(counts).values()) for counts in both)
             self._gradient_j[name] = max(whole - without, 0.0)
         return self._gradient_j[name]
+
+    def sure(self) -> Sure | None:
+        """Return what this profile's joules may be over what it says, by the mix of work of one dense local step; None if unknown.
+
+        The radio's joules are taken to err as the device's: what is known of a radio's error is not in its settings.
+        """
+        counts = self.pass_counts(1, float(self._config.batch_size), frozenset())
+        for layer in self.costs.layers.values():
+            counts = add(counts, layer.dense_step_counts(cast("Optimizer", self._config.optimizer)))
+        prices = {count: self._prices.price(count) for count, amount in counts.items() if amount}
+        sources = {
+            count: (counts[count] * price.dynamic_j, counts[count] * price.static_j) for count, price in prices.items()
+        }
+        relative, holds = relative_error(self.profile, sources)
+        if not holds:
+            return None
+        gain = 1.0 if self.profile.meter.gain is None else self.profile.meter.gain.value
+        return Sure(max(gain * (1 - relative), 0.0), gain * (1 + relative), holds)
 
     def report(self, work: Work) -> dict[str, float]:
         """Return the joules of a client's round by cause, their `total`, and `update`: the part that budgets on updates are about.

@@ -11,6 +11,7 @@ from typing import Any
 
 from cwmp_costmodels.profile.files import write_atomic
 from cwmp_federated.errors import FederatedError
+from cwmp_federated.records.intervals import Sure, joined
 from cwmp_profiler.provenance import Provenance, weakest
 
 CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
@@ -119,12 +120,36 @@ class Ledger:
         metered_j: Joules by round that a live meter gave for the machine that ran the clients (measured or estimated, as
             `meter` says); empty without a meter.
         meter: Name and provenance of that meter.
+        sure: By profile, what its joules may be over what it says; a profile of which nobody knows is absent.
     """
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     metered_j: dict[int, float] = field(default_factory=dict)
     meter: dict[str, str] | None = None
+    sure: dict[str, Sure] = field(default_factory=dict)
+
+    def interval_j(self, number: int | None = None) -> tuple[float, float] | None:
+        """Return the 95% interval of the joules of a round, or of all; None where a profile's error is not known.
+
+        It does not narrow with rounds: see `intervals.joined`. Joules of refused clients, whose profile may not be known, count as
+        those of the least sure profile.
+        """
+        chosen = self.entries if number is None else self.of_round(number)
+        by_profile: dict[str, float] = {}
+        for entry in chosen:
+            by_profile[entry.profile] = by_profile.get(entry.profile, 0.0) + entry.total_j
+        if not by_profile or any(name not in self.sure for name in by_profile):
+            return None
+        widest = max(self.sure, key=lambda name: self.sure[name].high - self.sure[name].low)
+        by_profile[widest] = by_profile.get(widest, 0.0) + self.refused_j(number)
+        return joined((joules, self.sure[name]) for name, joules in by_profile.items())
+
+    def entry_json(self, entry: Entry) -> dict[str, Any]:
+        """Return an entry with the ends of its interval, `low_j` and `high_j`; None where its profile's error is not known."""
+        sure = self.sure.get(entry.profile)
+        ends = (None, None) if sure is None else joined([(entry.total_j, sure)])
+        return {**entry.to_json(), "low_j": ends[0], "high_j": ends[1]}
 
     def total(self, cause: str | None = None, *, where: Callable[[Entry], bool] | None = None) -> float:
         """Return the joules of a cause, or of all, over the entries for which `where` holds; without it of refused clients too."""
@@ -189,10 +214,12 @@ class Ledger:
 
     def summary(self) -> dict[str, Any]:
         """Return totals as JSON."""
-        provenance = self.provenance
+        provenance, ends = self.provenance, self.interval_j() or (None, None)
         return {
             "provenance": str(provenance) if provenance else None,
             "total_j": self.total(),
+            "low_j": ends[0],
+            "high_j": ends[1],
             "by_cause_j": self.by_cause(),
             "refused": len(self.refused),
             "refused_unknown": sum(one.joules is None for one in self.refused),
@@ -212,8 +239,14 @@ def share_of(update_j: float, total_j: float) -> float | None:
 
 def save_ledger(path: Path, ledger: Ledger) -> None:
     """Write a ledger as JSON Lines: one line for the meter, then one per client and round, those that did not count last."""
-    head = {"ledger": 1, "meter": ledger.meter, "metered_j": {str(k): v for k, v in ledger.metered_j.items()}}
-    lines = [json.dumps(head), *(json.dumps(entry.to_json()) for entry in ledger.entries)]
+    sure = {name: one._asdict() for name, one in ledger.sure.items()}
+    head = {
+        "ledger": 1,
+        "meter": ledger.meter,
+        "metered_j": {str(k): v for k, v in ledger.metered_j.items()},
+        "sure": sure,
+    }
+    lines = [json.dumps(head), *(json.dumps(ledger.entry_json(entry)) for entry in ledger.entries)]
     lines += [json.dumps({REFUSED: one.to_json()}) for one in ledger.refused]
     write_atomic(path, "\n".join(lines) + "\n")
 
@@ -233,6 +266,8 @@ def load_ledger(path: Path) -> Ledger:
         head = json.loads(lines[0])
         measured = {int(k): float(v) for k, v in head["metered_j"].items()}
         ledger = Ledger(metered_j=measured, meter=head["meter"])
+        for name, one in head.get("sure", {}).items():
+            ledger.sure[name] = Sure(float(one["low"]), float(one["high"]), tuple(one["holds"]))
         for line in lines[1:]:
             number += 1
             found = json.loads(line)

@@ -166,6 +166,10 @@ class Server:
             self.strategy.load(restored)
         if meter is not None:
             self.result.ledger.meter = meter.facts
+        for name in dict.fromkeys(setup.profiles):
+            energy = setup.energy(name)
+            if (sure := energy.sure()) is not None:
+                self.result.ledger.sure[energy.profile.name] = sure
 
     def run(self, grid: Grid, *, timeout_s: float = 3600.0) -> RunResult:
         """Train the rounds that are left.
@@ -235,6 +239,7 @@ class Server:
         update_j = math.fsum(entry.update_j for entry in entries)
         by_cause_j = self.result.ledger.by_cause(number)
         total_j = math.fsum(by_cause_j.values())
+        low_j, high_j = self.result.ledger.interval_j(number) or (None, None)
         return {
             "round": number,
             "accuracy": accuracy,
@@ -248,6 +253,8 @@ class Server:
             "update_j": update_j,
             "by_cause_j": by_cause_j,
             "total_j": total_j,
+            "low_j": low_j,
+            "high_j": high_j,
             "governed_share": share_of(update_j, total_j),
             "metered_j": self.result.ledger.metered_j.get(number),
             "bytes_up": sum(entry.bytes_up for entry in entries),

@@ -87,15 +87,18 @@ def to_csv(points: Sequence[Point]) -> str:
         "entries",
         "provenance",
     )
+    # A run of an earlier release has none.
+    ends = ("low_j", "high_j")
     causes = (*CAUSES, REFUSED)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *results, *(f"{cause}_j" for cause in causes)])
+    writer.writerow([*columns, *results, *ends, *(f"{cause}_j" for cause in causes)])
     for point in points:
         writer.writerow(
             [
                 *(point["config"][name] for name in columns),
                 *(point[name] for name in results),
+                *("" if point.get(name) is None else point[name] for name in ends),
                 *(point["by_cause_j"].get(cause, "") for cause in causes),
             ]
         )
