@@ -16,7 +16,7 @@ from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.meter import RoundMeter
 from cwmp_federated.server.planner import Plan, make_plan
 from cwmp_federated.server.run import OnRow, RunResult, Server, averaging
-from cwmp_selector.candidates import compiled
+from cwmp_profiler.kernels.compiled import load
 
 
 def run_training(
@@ -45,7 +45,7 @@ def run_training(
         CwmpError: If data, profile or folder cannot be used, or no client could train.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    compiled.load()
+    load()
     setup = make_setup(config)
     trial_step(setup)
     for profile in dict.fromkeys(setup.profiles):

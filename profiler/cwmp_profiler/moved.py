@@ -148,14 +148,12 @@ _TABLE = {
         workloads.op_counter operators.op_counter
     """,
     "cwmp_selector": """
-        cheapest greedy.cheapest
         ddp frameworks.ddp
         fast candidates.compiled
         fast_rice payload.rice
         floats candidates.floats
         grace frameworks.grace
         gradients candidates.gradients
-        greedy_entries greedy.entries
         payload_decode payload.decode
         positions payload.positions
         quantize payload.quantize

@@ -13,10 +13,10 @@ from operator import mul
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
-from cwmp_selector.candidates.floats import FloatArray
 from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.errors import SelectionError
 
@@ -132,8 +132,9 @@ class Own:
     Attributes:
         given: The tensor as it was given, and its version then.
         version: Number of its changes in place.
-        flat: The joules, flat float64 on the gradient's device.
+        flat: The joules, flat float32 or float64, as given, on the gradient's device.
         least: The least of them; 1 if there are none.
+        most: The most of them; 1 if there are none.
         addends: Few numbers whose sum is exactly theirs.
     """
 
@@ -141,6 +142,7 @@ class Own:
     version: int
     flat: torch.Tensor
     least: float
+    most: float
     addends: tuple[float, ...]
 
 
@@ -179,27 +181,23 @@ class Ledger:
             or known.version != cost._version  # noqa: SLF001 - torch counts changes in place there
             or known.flat.device != layer.flat.device
         ):
-            flat = cost.detach().to(device=layer.flat.device, dtype=torch.float64).contiguous().view(-1)
+            exact = torch.promote_types(cost.dtype, torch.float32)
+            flat = cost.detach().to(device=layer.flat.device, dtype=exact).contiguous().view(-1)
             bad = ~(torch.isfinite(flat) & (flat > 0))
             if bool(bad.any()):
                 worst = float(flat[bad.nonzero()[0]])
                 raise SelectionError(
                     f"costs of {layer.name!r} hold {worst}: every entry's cost must be positive and finite"
                 )
-            least = float(flat.min()) if flat.numel() else 1.0
+            least, most = (float(end) for end in flat.aminmax()) if flat.numel() else (1.0, 1.0)
             version = cost._version  # noqa: SLF001 - see above
-            known = Own(cost, version, flat, least, tuple(addends(flat.cpu().numpy())))
+            known = Own(cost, version, flat, least, most, tuple(addends(flat.cpu().numpy())))
             self._known[layer.name] = known
         return known
 
     def look_up(self, costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[float | Own]:
         """Return the checked cost of each layer."""
         return [self.checked(layer, find(costs, layer.name)) for layer in layers]
-
-
-def look_up(costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[Cost]:
-    """Return the checked cost of each layer: a float, or a flat float64 tensor on the layer's device."""
-    return [cost.flat if isinstance(cost, Own) else cost for cost in Ledger().look_up(costs, layers)]
 
 
 def total(costs: Sequence[float], counts: Sequence[int]) -> float:
@@ -214,14 +212,14 @@ def times(count: int, joules: float) -> list[float]:
     return [math.ldexp(product >> 53, exponent), math.ldexp(product & 2**53 - 1, exponent - 53)]
 
 
-def addends(values: FloatArray) -> list[float]:
+def addends(values: npt.NDArray[np.floating]) -> list[float]:
     """Return few numbers whose sum is exactly that of the values, in whatever order they come."""
     if values.size <= FEW:
         few: list[float] = values.tolist()
         return few
     result: list[float] = []
     for start in range(0, values.size, 1 << 25):
-        mantissas, exponents = np.frexp(values[start : start + (1 << 25)])
+        mantissas, exponents = np.frexp(values[start : start + (1 << 25)].astype(np.float64, copy=False))
         # 53 bits in two halves: 2^25 of either add up exactly in a float64, for each exponent apart.
         high = np.floor(np.ldexp(mantissas, 26))
         low = np.ldexp(mantissas, 53) - np.ldexp(high, 27)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cwmp_profiler.kernels.compiled import available
 from cwmp_profiler.kernels.scatter import add_at
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates.engines import WORTHWHILE
@@ -134,7 +135,7 @@ class ErrorFeedback:
                 layer.flat.device.type == "cpu" and layer.flat.dtype == self._residual[layer.name].dtype
                 for layer in layers
             )
-            and fast.available()
+            and available()
         )
 
     def _accumulate(self, name: str, gradient: torch.Tensor) -> None:

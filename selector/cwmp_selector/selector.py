@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +13,10 @@ from cwmp_selector.candidates.engines import ENGINES, engine_for
 from cwmp_selector.candidates.find import NonFiniteError
 from cwmp_selector.candidates.floats import IntArray, gathered, taken
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
-from cwmp_selector.costs import AnyCosts, Cost, ItemisedCosts, Ledger, Own, TieredCosts, addends, times, total
+from cwmp_selector.costs import AnyCosts, ItemisedCosts, Ledger, Own, TieredCosts, addends, total
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
 from cwmp_selector.greedy import rules
-from cwmp_selector.greedy.cheapest import select_cheapest
-from cwmp_selector.greedy.entries import select_by_entry
 from cwmp_selector.greedy.layers import Choice, select_by_layer
 from cwmp_selector.greedy.rules import Rule
 from cwmp_selector.hierarchy.choose import Chooser, Outcome
@@ -123,36 +121,41 @@ class Selector:
             if isinstance(self.costs, TieredCosts):
                 return self._tiered(self.costs, layers, budget_j, lambda_)
             found = self._known.look_up(self.costs, layers)
-            counted = self.k is not None and budget_j is None
-            own = any(isinstance(cost, Own) for cost in found)
             many = len(layers) >= MANY and sum(layer.numel for layer in layers) <= SMALL
-            if (own or many) and rules.weighs(self.rule) and not counted:
+            by_cost = rules.RULES[self.rule].order == "cost"
+            numbers = [cost for cost in found if not isinstance(cost, Own)]
+            if many or by_cost or len(numbers) < len(found):
                 return self._tiered(self.costs, layers, budget_j, lambda_)
-            return self._additive(layers, found, budget_j, lambda_)
+            return self._additive(layers, numbers, budget_j, lambda_)
         except NonFiniteError as error:
             raise non_finite(layers[error.place]) from None
 
     def _additive(
-        self, layers: list[Layer], found: list[float | Own], budget_j: float | None, lambda_: float | None
+        self, layers: list[Layer], costs: list[float], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
-        """Select where joules are a sum over entries."""
-        costs: list[Cost] = [cost.flat if isinstance(cost, Own) else cost for cost in found]
-        dense_j = _dense_j(found, layers)
-        budget = self._budget(dense_j, budget_j, lambda_)
+        """Select where joules are a sum over entries, those of a layer alike."""
+        budget = self._budget(total(costs, [layer.numel for layer in layers]), budget_j, lambda_)
+
+        def parts_j(positions: list[torch.Tensor]) -> dict[str, float]:
+            return {"entries": total(costs, [where.numel() for where in positions])}
+
         if rules.RULES[self.rule].order == "all":
             everything = _everything(layers)
-            return self._update(layers, Outcome(everything), None, lambda _: {"entries": _energy(costs, everything)})
+            return self._update(layers, Outcome(everything), None, parts_j(everything))
         counted = self.k is not None and budget_j is None
         weights, factor = rules.weights_of(self.rule, costs)
         floor = rules.score_of(self.rule, lambda_, factor) if lambda_ is not None else 0.0
-        prices: list[Cost] = [1.0] * len(layers) if counted else costs
-        choice = self._greedy(layers, costs, weights, prices, budget, floor)
+        prices = [1.0] * len(layers) if counted else costs
+        keys, power = self._keys(layers), rules.power_of(self.rule)
+        engine = engine_for(self.engine, keys)
+        choice = select_by_layer(
+            keys, np.array(weights), np.array(prices), budget, floor=floor, power=power, engine=engine
+        )
         reached = max(rules.value_per_joule(self.rule, choice.break_score, factor), lambda_ or 0.0)
         gap = self._gap(choice, budget, factor, counted=counted, floor=floor)
         values = None if rules.RULES[self.rule].random else choice.values
         outcome = Outcome(choice.positions, reached, gap, values)
-        parts = {"entries": _energy(costs, choice.positions)}
-        return self._update(layers, outcome, None if counted else budget, lambda _: parts)
+        return self._update(layers, outcome, None if counted else budget, parts_j(choice.positions))
 
     def _tiered(
         self, costs: AnyCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
@@ -161,15 +164,18 @@ class Selector:
         formats = [self.values or NATIVE[layer.sent] for layer in layers]
         prices = prices_of(costs, layers, formats, self._known)
 
+        last: tuple[Sequence[IntArray], dict[str, float]] | None = None
+
         def paid(positions: Sequence[IntArray]) -> dict[str, float]:
-            bits = 0.0
-            if prices.bit_j and any(where.size for where in positions):
-                found = [torch.from_numpy(where).to(x.flat.device) for x, where in zip(layers, positions, strict=True)]
-                bits = float(self._update(layers, Outcome(found), None, lambda _: {}).payload_bits)
-            counts = [where.size for where in positions]
-            lines = [lines_at(where, size) for where, size in zip(positions, prices.per_line.tolist(), strict=True)]
-            own = {place: addends(gathered(cost, positions[place])) for place, cost in prices.own.items()}
-            return _tiered_parts_j(costs, prices, layers, counts, lines, own, bits)
+            nonlocal last
+            if last is None or last[0] is not positions:
+                bits = 0.0
+                if prices.bit_j and any(where.size for where in positions):
+                    pairs = zip(layers, positions, strict=True)
+                    found = [torch.from_numpy(where).to(layer.flat.device) for layer, where in pairs]
+                    bits = float(self._update(layers, Outcome(found), None, {}).payload_bits)
+                last = positions, _tiered_parts_j(costs, prices, layers, *_counts(prices, positions), bits)
+            return last[1]
 
         keys = self._keys(layers)
         chooser = Chooser(keys, prices, lambda where: math.fsum(paid(where).values()), engine_for(self.engine, keys))
@@ -186,8 +192,10 @@ class Selector:
         else:
             outcome = chooser.ordered(self.rule, budget)
         bounded = not counted and rules.RULES[self.rule].order != "all" and math.isfinite(budget)
-        where = [positions.cpu().numpy() for positions in outcome.positions]
-        return self._update(layers, outcome, budget if bounded else None, lambda _: paid(where))
+        where = outcome.planned or [positions.cpu().numpy() for positions in outcome.positions]
+        if rules.RULES[self.rule].random:
+            outcome = replace(outcome, values=None)
+        return self._update(layers, outcome, budget if bounded else None, paid(where))
 
     def _dense_j(self, costs: AnyCosts, prices: Prices, layers: list[Layer]) -> float:
         """Return the joules of keeping everything, without a position written down."""
@@ -222,25 +230,6 @@ class Selector:
             return math.inf
         raise SelectionError("no budget: give Selector or select a budget_j, a budget_fraction, a k or a lambda_")
 
-    def _greedy(
-        self,
-        layers: list[Layer],
-        costs: list[Cost],
-        weights: list[Cost],
-        prices: list[Cost],
-        budget: float,
-        floor: float,
-    ) -> Choice:
-        keys, power = self._keys(layers), rules.power_of(self.rule)
-        engine = engine_for(self.engine, keys)
-        if rules.RULES[self.rule].order == "cost":
-            return select_cheapest(keys, costs, prices, budget, engine)
-        if any(isinstance(c, torch.Tensor) for c in (*weights, *prices)):
-            return select_by_entry(keys, weights, prices, budget, floor=floor, power=power)
-        return select_by_layer(
-            keys, np.array(weights), np.array(prices), budget, floor=floor, power=power, engine=engine
-        )
-
     def _keys(self, layers: list[Layer]) -> list[torch.Tensor]:
         """Return what ranks the entries: the gradients, or random numbers in (0, 1], drawn on the CPU for any device."""
         if not rules.RULES[self.rule].random:
@@ -265,7 +254,7 @@ class Selector:
         layers: list[Layer],
         outcome: Outcome,
         budget_j: float | None,
-        parts_j: Callable[[SparseUpdate], dict[str, float]],
+        parts_j: dict[str, float],
     ) -> SparseUpdate:
         values, scales, formats = {}, {}, {}
         pairs = zip(layers, outcome.positions, strict=True)
@@ -273,7 +262,7 @@ class Selector:
         for layer, kept in zip(layers, found, strict=True):
             formats[layer.name] = self.values or NATIVE[layer.sent]
             values[layer.name], scales[layer.name] = quantize(kept, formats[layer.name])
-        update = SparseUpdate(
+        return SparseUpdate(
             indices={layer.name: where for layer, where in zip(layers, outcome.positions, strict=True)},
             values=values,
             shapes={layer.name: layer.shape for layer in layers},
@@ -283,8 +272,8 @@ class Selector:
             gap_bound=outcome.gap_bound,
             rule=self.rule,
             budget_j=budget_j if budget_j is None or math.isfinite(budget_j) else None,
+            parts_j=parts_j,
         )
-        return replace(update, parts_j=parts_j(update))
 
 
 def _everything(layers: list[Layer]) -> list[torch.Tensor]:
@@ -296,28 +285,11 @@ def _check_budget(budget_j: float | None) -> None:
         raise SelectionError(f"budget_j is {budget_j!r}: give joules >= 0, a plain number")
 
 
-def _energy(costs: list[Cost], positions: list[torch.Tensor]) -> float:
-    """Return the joules of the entries at `positions`, correctly rounded, in whatever order they are added."""
-    counts = [where.numel() for where in positions]
-    if not any(isinstance(cost, torch.Tensor) for cost in costs):
-        return total([float(cost) for cost in costs], counts)
-    parts: list[float] = []
-    for cost, where, count in zip(costs, positions, counts, strict=True):
-        if isinstance(cost, torch.Tensor):
-            parts += addends(cost[where].cpu().numpy())
-        else:
-            parts += times(count, float(cost))
-    return math.fsum(parts)
-
-
-def _dense_j(costs: list[float | Own], layers: list[Layer]) -> float:
-    """Return the joules of all entries."""
-    if not any(isinstance(cost, Own) for cost in costs):
-        return total([cost for cost in costs if not isinstance(cost, Own)], [layer.numel for layer in layers])
-    parts: list[float] = []
-    for cost, layer in zip(costs, layers, strict=True):
-        parts += cost.addends if isinstance(cost, Own) else times(layer.numel, cost)
-    return math.fsum(parts)
+def _counts(prices: Prices, positions: Sequence[IntArray]) -> tuple[list[int], list[int], dict[int, Sequence[float]]]:
+    """Return of positions their number, the lines they lie in, and numbers whose sum is their joules where entries differ."""
+    counts = [where.size for where in positions]
+    lines = [lines_at(where, size) for where, size in zip(positions, prices.per_line.tolist(), strict=True)]
+    return counts, lines, {place: addends(gathered(cost, positions[place])) for place, cost in prices.own.items()}
 
 
 def _tiered_parts_j(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import cwmp
-from cwmp_selector.candidates import compiled as fast
+from cwmp_profiler.kernels.compiled import available
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.selector import Selector
@@ -137,7 +137,7 @@ def test_a_name_may_come_and_go():
     assert torch.equal(feedback.residual("b"), waiting)
 
 
-@pytest.mark.skipif(not fast.available(), reason="Numba (the extra `fast`) is not installed")
+@pytest.mark.skipif(not available(), reason="Numba (the extra `fast`) is not installed")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiled_accumulation_is_the_plain_one(dtype, monkeypatch):
     """Large gradients: the same residual bit for bit, and a NaN is refused by name with nothing added."""

@@ -7,25 +7,13 @@ is that of `plain`, in its order. Imports Numba: only `compiled` imports this mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
 from cwmp_profiler.kernels.lanes import adam_line, add_line, momentum_line, nesterov_line, sgd_line
 from cwmp_profiler.kernels.lines import OUTSIDE, RUN
-
-
-def machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a loop as machine code that releases the interpreter lock; kept on disk where that can be."""
-    try:
-        kernel = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        # Numba finds no place to keep compiled code (a read-only installation): compile once per process instead.
-        kernel = numba.njit(nogil=True, error_model="numpy")(function)
-    compiled: Callable[..., Any] = kernel
-    return compiled
+from cwmp_profiler.kernels.machine import machine_code
 
 
 def _survey(where: Any, size: int) -> int:

@@ -6,6 +6,7 @@ shared out over plain threads that end with the call, so nothing lingers that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cwmp_selector.candidates.find import CostError, Engine, Found, NonFiniteError, Offer, Priced
-from cwmp_selector.candidates.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray
+from cwmp_profiler.kernels.compiled import machine_code
+from cwmp_selector.candidates.find import Engine, Found, NonFiniteError, Offer, Part
+from cwmp_selector.candidates.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray, threshold_bits
 
 TASK = 1 << 18
 """Entries handed to a thread at a time."""
@@ -68,71 +70,156 @@ def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept:
     return count
 
 
-def _extract_lines(
-    x: Any, scale: Any, ratio: Any, per_line: int, square: bool, start: int, positions: Any, kept: Any
-) -> int:
-    """Write positions and values of the entries that pay for themselves, in lines that do; return how many.
+@cache
+def _lines_loop(per_line: int) -> Callable[..., int]:
+    """Return the loop that looks at lines of so many entries: of a known number a line is one or two vectors."""
 
-    With y = |x| * scale, or its square, an entry is y - 1 ahead. A line is opened if those that are ahead add up to more than `ratio`.
-    """
+    def loop(x: Any, scale: Any, ratio: Any, square: bool, start: int, positions: Any, kept: Any) -> int:
+        """Write positions and values of the entries that pay for themselves, in lines that do; return how many.
+
+        With y = |x| * scale, or its square, an entry is y - 1 ahead. A line is opened if those that are ahead add up to more than
+        `ratio`. NaN and infinity pass: every comparison is made so that they do.
+        """
+        count = 0
+        n = x.size
+        # In the type of the entries: plain numbers would widen every lane.
+        zero, one = scale - scale, scale / scale
+        for line in range(0, n, per_line):
+            total = zero
+            # The bounds of a whole line are known numbers, so that it is looked at in one or two vectors.
+            if line + per_line <= n:
+                for block in range(0, per_line - per_line % 8, 8):
+                    for i in range(8):
+                        y = x[line + block + i] * scale
+                        ahead = (y * y if square else abs(y)) - one
+                        total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+                for i in range(line + per_line - per_line % 8, line + per_line):
+                    y = x[i] * scale
+                    ahead = (y * y if square else abs(y)) - one
+                    total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+            else:
+                for i in range(line, n):
+                    y = x[i] * scale
+                    ahead = (y * y if square else abs(y)) - one
+                    total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+            if not total <= ratio:
+                for i in range(line, min(line + per_line, n)):
+                    y = x[i] * scale
+                    positions[count] = start + i
+                    kept[count] = x[i]
+                    count += not (y * y if square else abs(y)) <= one
+        return count
+
+    return machine_code(loop, any_order=True)
+
+
+@cache
+def _own_lines_loop(per_line: int) -> Callable[..., int]:
+    """Return the same loop where entries differ in joules: y is in joules, and an entry is y - own - shared ahead."""
+
+    def loop(
+        x: Any, own: Any, scale: Any, shared: Any, line_j: Any, square: bool, start: int, positions: Any, kept: Any,
+        paid: Any,
+    ) -> int:  # fmt: skip
+        count = 0
+        n = x.size
+        zero = scale - scale
+        for line in range(0, n, per_line):
+            total = zero
+            if line + per_line <= n:
+                for block in range(0, per_line - per_line % 8, 8):
+                    for i in range(line + block, line + block + 8):
+                        y = x[i] * scale
+                        ahead = (y * y if square else abs(y)) - x.dtype.type(own[i]) - shared
+                        total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+                for i in range(line + per_line - per_line % 8, line + per_line):
+                    y = x[i] * scale
+                    ahead = (y * y if square else abs(y)) - x.dtype.type(own[i]) - shared
+                    total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+            else:
+                for i in range(line, n):
+                    y = x[i] * scale
+                    ahead = (y * y if square else abs(y)) - x.dtype.type(own[i]) - shared
+                    total += zero if ahead < zero else ahead  # noqa: FURB136 - NaN is to pass
+            if not total <= line_j:
+                for i in range(line, min(line + per_line, n)):
+                    y = x[i] * scale
+                    positions[count] = start + i
+                    kept[count] = x[i]
+                    paid[count] = own[i]
+                    count += not (y * y if square else abs(y)) <= x.dtype.type(own[i]) + shared
+        return count
+
+    return machine_code(loop, any_order=True)
+
+
+def _extract_own(
+    x: Any, own: Any, scale: Any, shared: Any, square: bool, start: int, positions: Any, kept: Any, paid: Any
+) -> int:
+    """The same where lines cost nothing, so that only the entries that are found are looked at again."""
     count = 0
     n = x.size
-    # In the type of the entries: plain numbers would widen every lane.
-    zero, one = scale - scale, scale / scale
-    for line in range(0, n, per_line):
-        end = min(line + per_line, n)
-        total, odd = zero, zero
-        whole = line + (end - line) // 8 * 8
-        for block in range(line, whole, 8):
-            for i in range(block, block + 8):
-                y = abs(x[i] * scale)
-                # Zero, unless it is NaN or infinite: comparisons would lose those.
-                odd += y - y
-                total += max((y * y if square else y) - one, zero)
-        for i in range(whole, end):
-            y = abs(x[i] * scale)
-            odd += y - y
-            total += max((y * y if square else y) - one, zero)
-        if total > ratio or odd != zero:
-            for i in range(line, end):
-                y = abs(x[i] * scale)
-                positions[count] = start + i
-                kept[count] = x[i]
-                count += (y * y if square else y) > one or y - y != zero
+    whole = n - n % _BLOCK
+    for block in range(0, whole, _BLOCK):
+        hits = np.uint32(0)
+        for i in range(_BLOCK):
+            y = x[block + i] * scale
+            ahead = not (y * y if square else abs(y)) <= x.dtype.type(own[block + i]) + shared
+            hits |= np.uint32(ahead) << np.uint32(i)
+        left = np.uint32(hits)
+        while left:
+            fewer = np.uint32(left & (left - np.uint32(1)))
+            i = block + PLACES[np.uint32((left ^ fewer) * np.uint32(SPREAD)) >> np.uint32(27)]
+            positions[count] = start + i
+            kept[count] = x[i]
+            paid[count] = own[i]
+            count += 1
+            left = fewer
+    for i in range(whole, n):
+        y = x[i] * scale
+        positions[count] = start + i
+        kept[count] = x[i]
+        paid[count] = own[i]
+        count += not (y * y if square else abs(y)) <= x.dtype.type(own[i]) + shared
     return count
 
 
-def _extract_priced(
-    x: Any, entry: Any, scale: float, price: float, line_j: float, per_line: int, square: bool, start: int,
-    positions: Any, kept: Any, paid: Any,
-) -> int:  # fmt: skip
-    """The same where entries differ in joules, which are written too; -1 if one is not positive and finite."""
-    count = 0
-    n = x.size
-    bad = False
-    for line in range(0, n, per_line):
-        end = min(line + per_line, n)
-        total = odd = 0.0
-        whole = line + (end - line) // 8 * 8
-        for block in range(line, whole, 8):
-            for i in range(block, block + 8):
-                y = abs(np.float64(x[i]) * scale)
-                odd += y - y
-                bad |= (entry[i] <= 0) | (entry[i] - entry[i] != 0)
-                total += max((y * y if square else y) - price * entry[i], 0.0)
-        for i in range(whole, end):
-            y = abs(np.float64(x[i]) * scale)
-            odd += y - y
-            bad |= (entry[i] <= 0) | (entry[i] - entry[i] != 0)
-            total += max((y * y if square else y) - price * entry[i], 0.0)
-        if total > line_j or odd != 0.0:
-            for i in range(line, end):
-                y = abs(np.float64(x[i]) * scale)
-                positions[count] = start + i
-                kept[count] = x[i]
-                paid[count] = entry[i]
-                count += (y * y if square else y) > price * entry[i] or y - y != 0.0
-    return -1 if bad else count
+def _norm(x: Any, square: bool) -> float:
+    """Return the sum of squares, or of magnitudes."""
+    total = 0.0
+    for i in range(x.size):
+        y = np.float64(x[i])
+        total += y * y if square else abs(y)
+    return total
+
+
+def score_lines(value: Any, entry: Any, line: Any, first: Any, score: Any, cost: Any, opening: Any) -> int:
+    """Write what `hierarchy.pool.scores_of` returns, line by line; return 0."""
+    for place in range(first.size):
+        start, end = first[place], first[place + 1] if place + 1 < first.size else value.size
+        opens = line[place]
+        best = 0.0
+        if opens > 0:
+            for i in range(start, end):
+                best = max(best, value[i] / (opens + entry[i]))
+            while True:
+                worth, paid = 0.0, opens
+                for i in range(start, end):
+                    if value[i] / entry[i] > best:
+                        worth += value[i]
+                        paid += entry[i]
+                better = worth / paid
+                if not better > best * (1 + 1e-15):
+                    break
+                best = better
+        led = False
+        for i in range(start, end):
+            ratio = value[i] / entry[i]
+            opening[i] = opens > 0 and ratio >= best
+            score[i] = best if opening[i] else ratio
+            cost[i] = entry[i] + (opens if opening[i] and not led else 0.0)
+            led = led or opening[i]
+    return 0
 
 
 def _split(bits: Any, mask: Any, sure: Any, others: Any) -> int:
@@ -171,45 +258,6 @@ def _add(target: Any, addend: Any) -> int:
     return 0
 
 
-@cache
-def compiled(function: Callable[..., int], *, any_order: bool = False) -> Callable[..., int]:
-    """Return a loop over NumPy arrays as machine code that releases the interpreter lock; kept on disk where that can be.
-
-    Args:
-        function: The loop.
-        any_order: Whether sums may be added in any order, several at a time.
-    """
-    import numba
-
-    fast: set[str] | bool = {"reassoc"} if any_order else False
-    try:
-        kernel = numba.njit(nogil=True, cache=True, fastmath=fast)(function)
-    except RuntimeError:
-        # Numba finds no place to keep compiled code (a read-only installation): compile once per process instead.
-        kernel = numba.njit(nogil=True, fastmath=fast)(function)
-    compiled: Callable[..., int] = kernel
-    return compiled
-
-
-@cache
-def available() -> bool:
-    """Return whether the compiled way can be used: Numba is installed."""
-    from importlib.util import find_spec
-
-    return find_spec("numba") is not None
-
-
-def load() -> bool:
-    """Import Numba where it is installed, so that "auto" takes it for small tensors too: a long run earns that back.
-
-    Returns:
-        Whether it is installed.
-    """
-    if available():
-        import numba  # noqa: F401
-    return available()
-
-
 class NumbaEngine(Engine):
     """The three passes over candidates, compiled."""
 
@@ -222,78 +270,86 @@ class NumbaEngine(Engine):
             mine = [parts.pop((place, start)) for start in range(0, view.size, TASK)]
             positions = np.concatenate([p for p, _ in mine]) if mine else np.empty(0, np.int64)
             bits = np.concatenate([b for _, b in mine]) if mine else np.empty(0, view.dtype)
-            if compiled(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
+            if machine_code(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
                 raise NonFiniteError(place)
             found.append((torch.from_numpy(positions), _values(bits, flat.dtype)))
         return found
 
-    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Priced]:
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Part]:
         """Return the entries that pay for themselves in lines that do; see `Engine.extract_lines`."""
-        views = [flat.numpy() if flat.dtype in (torch.float32, torch.float64) else None for flat in flats]
-        plain = [place for place, view in enumerate(views) if view is None]
-        slow = Engine.extract_lines(self, [flats[p] for p in plain], [offers[p] for p in plain], square=square)
-        kernel, priced = compiled(_extract_lines, any_order=True), compiled(_extract_priced, any_order=True)
-        results: dict[Task, tuple[Bits, Bits, Bits | None]] = {}
-        bad: list[int] = []
+        steps = [TASK - TASK % offer.per_line for offer in offers]
+        results: dict[Task, Part] = {}
+        extract, priced = machine_code(_extract), machine_code(_extract_own, any_order=True)
 
         def work(queue: Iterator[Task]) -> None:
-            positions = np.empty(TASK + 1, np.int64)
-            paid = np.empty(TASK + 1)
+            positions, paid = np.empty(TASK + 1, np.int64), np.empty(TASK + 1)
             scratch: dict[Any, Bits] = {}
             for place, start in queue:
-                view, offer = views[place], offers[place]
-                if view is None:
-                    continue
-                part = view[start : start + TASK - TASK % offer.per_line]
-                kept = scratch.setdefault(part.dtype, np.empty(TASK + 1, part.dtype))
-                if offer.own is None:
-                    real = part.dtype.type
-                    least, ratio = real(offer.scale), real(offer.ratio)
-                    count = kernel(part, least, ratio, offer.per_line, square, start, positions, kept)
+                flat, offer = flats[place], offers[place]
+                part = flat[start : start + steps[place]]
+                plain = offer.own is None and not offer.ratio
+                if not plain and part.dtype in (torch.float16, torch.bfloat16):
+                    part = part.to(torch.float32)
+                x = _bits(part) if plain else part.numpy()
+                if offer.own is not None and x.dtype == np.float32 and offer.wide:
+                    x = x.astype(np.float64)
+                kept = scratch.setdefault(x.dtype, np.empty(TASK + 1, x.dtype))
+                scale = x.dtype.type(0 if plain else offer.scale)
+                if plain:
+                    # An infinite scale asks for all that are not zero.
+                    scaled = np.array([offer.scale])
+                    least = threshold_bits(1.0, scaled, part.dtype)[0] if math.isfinite(offer.scale) else 1
+                    least = x.dtype.type(least)
+                    count = extract(x, _mask(x), least, start, positions, kept)
+                elif offer.own is None:
+                    ratio = x.dtype.type(offer.ratio)
+                    count = _lines_loop(offer.per_line)(x, scale, ratio, square, start, positions, kept)
                 else:
-                    own = offer.own.numpy()[start : start + part.size]
-                    count = priced(
-                        part, own, offer.scale, offer.price, offer.line_j, offer.per_line, square, start, positions,
-                        kept, paid,
-                    )  # fmt: skip
-                if count < 0:
-                    bad.append(place)
-                    continue
-                more = None if offer.own is None else paid[:count].copy()
-                results[place, start] = positions[:count].copy(), kept[:count].copy(), more
+                    own, shared = offer.own.numpy()[start : start + x.size], x.dtype.type(offer.shared)
+                    if offer.ratio:
+                        line_j = x.dtype.type(offer.ratio)
+                        loop = _own_lines_loop(offer.per_line)
+                        count = loop(x, own, scale, shared, line_j, square, start, positions, kept, paid)
+                    else:
+                        count = priced(x, own, scale, shared, square, start, positions, kept, paid)
+                values = kept[:count].copy()
+                if plain:
+                    values = _values(values, part.dtype).to(torch.promote_types(part.dtype, torch.float32)).numpy()
+                own_j = None if offer.own is None else paid[:count].copy()
+                results[place, start] = place, positions[:count].copy(), values, own_j
 
-        steps = [TASK - TASK % offer.per_line for offer in offers]
         _share([flat.numel() for flat in flats], work, steps)
-        if bad:
-            raise CostError(min(bad))
-        found: list[Priced] = []
-        for place, (flat, view, step) in enumerate(zip(flats, views, steps, strict=True)):
-            if view is None:
-                found.append(slow.pop(0))
-                continue
-            mine = [results[place, start] for start in range(0, flat.numel(), step)]
-            pick = [np.concatenate([part[n] for part in mine]) if mine else np.empty(0) for n in (0, 1)]
-            costs = [part[2] for part in mine if part[2] is not None]
-            found.append((pick[0].astype(np.int64, copy=False), pick[1], np.concatenate(costs) if costs else None))
-        return found
+        return [results[task] for task in sorted(results)]
+
+    def norms(self, flats: Sequence[torch.Tensor], power: int, unit: float) -> list[float]:
+        """Return the sum of squares or of magnitudes of each tensor; see `Engine.norms`."""
+        if unit != 1.0 or any(flat.dtype != torch.float32 for flat in flats):
+            return super().norms(flats, power, unit)
+        norm = machine_code(_norm, any_order=True)
+        sums: dict[Task, float] = {}
+
+        def work(queue: Iterator[Task]) -> None:
+            for place, start in queue:
+                sums[place, start] = norm(flats[place].numpy()[start : start + TASK], power == 2)
+
+        _share([flat.numel() for flat in flats], work)
+        return [
+            math.fsum(sums[place, start] for start in range(0, flat.numel(), TASK)) for place, flat in enumerate(flats)
+        ]
 
     def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
         """Return the number above and the magnitude bits below `sure`; see `Engine.split`."""
         bits = _bits(found[1])
         others = np.empty(bits.size + 1, bits.dtype)
-        count = compiled(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
+        count = machine_code(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
         return bits.size - count, others[:count].view(_SIGNED[others.dtype])
 
     def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
         """Return the candidates to keep, in the memory of `found`, which is used up; see `Engine.keep`."""
         bits = _bits(found[1])
         # One place more, because the kernel looks at `taken` before it knows whether there is another.
-        count = compiled(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
+        count = machine_code(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
         return found[0][:count], found[1][:count]
-
-    def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
-        """Return a loop over NumPy arrays, compiled."""
-        return compiled(function)
 
 
 def _bits(flat: torch.Tensor) -> Bits:
@@ -311,7 +367,7 @@ def _mask(bits: Bits) -> Any:
 
 def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[Task, tuple[Bits, Bits]]:
     """Return positions and bits of the candidates of every task, by layer and start."""
-    kernel = compiled(_extract)
+    kernel = machine_code(_extract)
     results: dict[Task, tuple[Bits, Bits]] = {}
 
     def work(queue: Iterator[Task]) -> None:
@@ -336,7 +392,7 @@ def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tens
         residuals: Flat CPU tensors, float32 or float64.
         gradients: Flat CPU tensors of the same sizes and dtypes.
     """
-    largest, add = compiled(_largest), compiled(_add)
+    largest, add = machine_code(_largest), machine_code(_add)
     views = [_bits(gradient) for gradient in gradients]
     bad: list[int] = []
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cwmp_profiler.kernels.compiled import available
 from cwmp_profiler.packages import how_to_install
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates.find import Engine
@@ -33,7 +34,7 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
     wanted = "numba" in sys.modules or sum(flat.numel() for flat in flats) >= WORTHWHILE
     if name == "torch" or (name == "auto" and not (on_cpu and wanted)):
         return Engine()
-    if name == "numba" and not (on_cpu and fast.available()):
+    if name == "numba" and not (on_cpu and available()):
         what = f"Numba is not installed: {how_to_install('numba')}" if on_cpu else "it serves CPU tensors only"
         raise SelectionError(f"engine 'numba' cannot be used, {what}, or take engine='auto'")
-    return fast.NumbaEngine() if fast.available() else Engine()
+    return fast.NumbaEngine() if available() else Engine()

@@ -7,7 +7,7 @@ is the compiled one for the CPU, with the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -60,37 +60,30 @@ class NonFiniteError(Exception):
         self.place = place
 
 
-class CostError(Exception):
-    """A cost of an entry is not positive and finite; holds the layer's place."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__(place)
-        self.place = place
-
-
 @dataclass(frozen=True)
 class Offer:
     """What the entries and lines of a layer must be worth to be candidates, a little less than it says.
 
     Attributes:
-        scale: Factor of a magnitude; where entries cost alike, one of exactly 1 after it is worth its joules.
-        ratio: Joules of a line in those of an entry.
+        scale: Factor of a magnitude; after it, squared or not, an entry is worth its joules if there is more than 1, or more than its
+            own joules where entries differ.
+        ratio: What a line costs in the same unit: joules of an entry, or joules.
         per_line: Entries of a line.
-        own: Joules of each entry where they differ, flat float64.
-        price: Value per joule.
-        line_j: Value that a line costs.
+        own: Joules of each entry where they differ, flat float32 or float64.
+        shared: Joules of every entry beside its own.
+        wide: Whether these joules need the range of float64.
     """
 
     scale: float
     ratio: float
     per_line: int
     own: torch.Tensor | None = None
-    price: float = 0.0
-    line_j: float = 0.0
+    shared: float = 0.0
+    wide: bool = False
 
 
-Priced: TypeAlias = "tuple[IntArray, npt.NDArray[Any], FloatArray | None]"
-"""Of one layer: ascending positions of its candidates, their values, and their joules where entries differ."""
+Part: TypeAlias = "tuple[int, IntArray, npt.NDArray[Any], FloatArray | None]"
+"""Some candidates of one layer: its place, their ascending positions, their values, and their own joules where entries differ."""
 
 
 class Engine:
@@ -108,21 +101,25 @@ class Engine:
                 raise NonFiniteError(place)
         return found
 
-    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Priced]:
-        """Return, for each flat tensor, the entries worth their joules in lines whose surplus is worth theirs.
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Part]:
+        """Return the entries worth their joules in lines whose surplus is worth theirs, in order of layer and position.
+
+        NaN and infinity are always among them.
 
         Args:
             flats: Flat tensors.
             offers: What they must be worth.
             square: Whether a magnitude's square is its value, or itself.
-
-        Raises:
-            CostError: If a joule of an entry is not positive and finite.
         """
         return [
-            _extract_lines(flat, offer, place, square=square)
+            part
             for place, (flat, offer) in enumerate(zip(flats, offers, strict=True))
+            for part in _extract_lines(flat, offer, place, square=square)
         ]
+
+    def norms(self, flats: Sequence[torch.Tensor], power: int, unit: float) -> list[float]:
+        """Return the sum of squares (power 2) or of magnitudes (power 1) of each tensor, in units of a magnitude."""
+        return [(float(torch.linalg.vector_norm(flat, power, dtype=torch.float64)) / unit) ** power for flat in flats]
 
     def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
         """Return how many candidates of a layer reach the bits `sure`, and the magnitude bits of the others, in order."""
@@ -137,39 +134,25 @@ class Engine:
         kept[~kept] = torch.from_numpy(taken).to(kept.device)
         return positions[kept], values[kept]
 
-    def compiled(self, function: Callable[..., int]) -> Callable[..., int]:
-        """Return a loop over NumPy arrays as this engine runs it; here as it is."""
-        return function
 
-
-def _extract_lines(flat: torch.Tensor, offer: Offer, place: int, *, square: bool) -> Priced:
-    found: list[tuple[IntArray, npt.NDArray[Any], FloatArray | None]] = []
+def _extract_lines(flat: torch.Tensor, offer: Offer, place: int, *, square: bool) -> Iterator[Part]:
     step = CHUNK - CHUNK % offer.per_line
     for start in range(0, flat.numel(), step):
         part = flat[start : start + step]
-        wide = (
-            part if part.dtype == torch.float64 else part.to(torch.float64 if offer.own is not None else torch.float32)
-        )
-        worth = (wide * offer.scale).abs_()
+        exact = part.dtype == torch.float64 or offer.own is not None
+        worth = (part.to(torch.float64 if exact else torch.float32) * offer.scale).abs_()
         worth = worth.square_() if square else worth
         own = None if offer.own is None else offer.own[start : start + step]
-        if own is not None and not bool((torch.isfinite(own) & (own > 0)).all()):
-            raise CostError(place)
-        ahead = worth.sub_(1.0 if own is None else own * offer.price).clamp_(min=0.0)
+        # What is not finite is found whatever its line is worth.
+        odd = ~torch.isfinite(worth)
+        ahead = worth.sub_(1.0 if own is None else own.to(torch.float64) + offer.shared).clamp_(min=0.0)
         lines = torch.nn.functional.pad(ahead, (0, -ahead.numel() % offer.per_line)).view(-1, offer.per_line)
-        opened = ~(lines.sum(1) <= (offer.ratio if own is None else offer.line_j))
-        bought = (~(lines <= 0) & opened[:, None]).view(-1)[: ahead.numel()].nonzero().view(-1)
-        values = part[bought] if part.dtype in (torch.float32, torch.float64) else part[bought].to(torch.float32)
-        paid = None if own is None else own[bought].cpu().numpy()
-        found.append(((bought + start).cpu().numpy(), values.cpu().numpy(), paid))
-    if not found:
-        return np.empty(0, np.int64), np.empty(0), None
-    paid_all = [paid for _, _, paid in found if paid is not None]
-    return (
-        np.concatenate([where for where, _, _ in found]),
-        np.concatenate([values for _, values, _ in found]),
-        np.concatenate(paid_all) if paid_all else None,
-    )
+        opened = ~(lines.sum(1) <= offer.ratio)
+        bought = ((~(lines <= 0) & opened[:, None]).view(-1)[: ahead.numel()] | odd) & (part != 0)
+        where = bought.nonzero().view(-1)
+        values = part[where] if part.dtype in (torch.float32, torch.float64) else part[where].to(torch.float32)
+        paid = None if own is None else own[where].to(torch.float64).cpu().numpy()
+        yield place, (where + start).cpu().numpy(), values.cpu().numpy(), paid
 
 
 def _extract_one(flat: torch.Tensor, least: int) -> Found:

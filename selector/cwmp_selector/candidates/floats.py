@@ -87,6 +87,5 @@ def taken(flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(flat: torch.Tensor, where: IntArray) -> FloatArray:
-    """Return the entries of a flat float64 tensor at positions, on the host."""
-    found: FloatArray = taken(flat, torch.from_numpy(where).to(flat.device)).cpu().numpy()
-    return found
+    """Return the entries of a flat tensor at positions, in float64 on the host."""
+    return taken(flat, torch.from_numpy(where).to(flat.device)).cpu().numpy().astype(np.float64, copy=False)

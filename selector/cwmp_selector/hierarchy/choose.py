@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import Engine
-from cwmp_selector.candidates.floats import IntArray, taken
+from cwmp_selector.candidates.floats import FloatArray, IntArray
 from cwmp_selector.greedy.rules import RULES, power_of
 from cwmp_selector.hierarchy.collect import Collector
 from cwmp_selector.hierarchy.orders import Order
@@ -44,19 +44,22 @@ class Outcome:
         lambda_: Value per joule of the threshold; NaN where the rule has none.
         gap_bound: Bound on the missed value; None where the rule does not maximise a value.
         values: The gradients at the positions, where they are at hand.
+        planned: The positions as they were priced last.
     """
 
     positions: list[torch.Tensor]
     lambda_: float = math.nan
     gap_bound: float | None = None
     values: list[torch.Tensor] | None = None
+    planned: list[IntArray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Positions of each tensor, their value and its bound in units of the pool, and the price."""
+    """Positions of each tensor, the gradient there, their value and its bound in units of the pool, and the price."""
 
     positions: list[IntArray]
+    given: list[FloatArray]
     value: float
     bound: float = 0.0
     price: float = math.inf
@@ -97,70 +100,90 @@ class Chooser:
         def plan(most: float) -> _Plan:
             nonlocal search, low
             while (chosen := search.best(most, density)) is None:
-                low = low / 4 if low > 1e-9 * float(search.pool.value.max(initial=0.0)) else 0.0
+                low = self._lower(low, search.pool)
                 pool = self.candidates.above(power, max(low, floor), whole)
                 search = Search(pool, self.prices, floor, whole=whole)
-            positions = self._positions(search.pool, np.flatnonzero(chosen.kept))
+            mine = self._plan(search.pool, np.flatnonzero(chosen.kept))
             for place in np.flatnonzero(chosen.whole):
-                positions[place] = np.arange(self.prices.sizes[place])
+                mine.positions[place] = np.arange(self.prices.sizes[place])
+                mine.given[place] = self.keys[place].to(torch.float64, copy=True).cpu().numpy()
             done = bool(chosen.price <= floor)
-            return _Plan(positions, chosen.value, chosen.bound, chosen.price, done, chosen.gap)
+            found = replace(mine, value=chosen.value, bound=chosen.bound, price=chosen.price)
+            return replace(found, everything=done, gap=chosen.gap)
 
         found = self._paid(plan, budget)
         room = 1e-12 if self.candidates.small or self.prices.bit_j else ROOM
         if rule == "cwmp" and self.prices.tiered and not floor and found.bound > found.value * (1 + room):
             found = self._rivalled(found, budget)
         gap = None if floor else min(max(found.bound - found.value, 0.0), found.gap) * unit
-        return Outcome(self._tensors(found.positions), max(found.price * unit, lambda_ or 0.0), gap)
+        return replace(self._outcome(found), lambda_=max(found.price * unit, lambda_ or 0.0), gap_bound=gap)
+
+    def _lower(self, low: float, pool: Pool) -> float:
+        """Return a lower price, 0 where that many candidates are there already that it takes all of them."""
+        few = 4 * pool.size < self.prices.sizes.sum()
+        return low / 4 if few and low > 1e-9 * float(pool.value.max(initial=0.0)) else 0.0
 
     def _rivalled(self, found: _Plan, budget: float) -> _Plan:
         """Return the plan, or what another rule keeps if that is worth more."""
-        value = self._value(found.positions)
+        value = self._value(found.given)
         for rival in RIVALS:
             other = self.by_price(rival, budget, None) if rival == "cwmp-l1" else self.ordered(rival, budget)
-            theirs = [where.cpu().numpy() for where in other.positions]
+            theirs = [values.to(torch.float64).cpu().numpy() for values in other.values or ()]
             if (worth := self._value(theirs)) > value * (1 + 1e-12):
-                value, found = worth, replace(found, positions=theirs, value=worth, gap=math.inf)
+                value = worth
+                found = replace(found, positions=other.planned, given=theirs, value=worth, gap=math.inf)
         return found
 
     def ordered(self, rule: str, budget: float) -> Outcome:
         """Return the longest start of a fixed order within a budget: by magnitude, or for "cheapest" by joules first."""
-        least = 0.0 if RULES[rule].order == "cost" else self.candidates.bracket_larger(budget)
-        starts = self._order(rule, least)
+        by_cost = RULES[rule].order == "cost"
+        least, dearest = self.candidates.bracket_order(budget, by_cost=by_cost, counted=False)
+        starts = self._order(by_cost, least, dearest)
 
         def plan(most: float) -> _Plan:
-            nonlocal starts, least
-            while (places := starts.longest(most * (1 + EXACT))).size == starts.pool.size and least:
-                least = least / 4 if least > 1e-9 * float(starts.pool.value.max(initial=0.0)) else 0.0
-                starts = self._order(rule, least)
+            nonlocal starts, least, dearest
+            while True:
+                places, ended = starts.longest(most * (1 + EXACT), fill=not (by_cost or self.prices.tiered))
+                if not ended or starts.pool.complete:
+                    break
+                least, dearest = 0.0 if by_cost else self._lower(least, starts.pool), math.inf
+                starts = self._order(by_cost, least, dearest)
             everything = places.size == starts.pool.size
-            return _Plan(self._positions(starts.pool, places), 0.0, everything=everything)
+            return self._plan(starts.pool, places, everything=everything)
 
-        return Outcome(self._tensors(self._paid(plan, budget).positions))
+        return self._outcome(self._paid(plan, budget))
 
-    def _order(self, rule: str, least: float) -> Order:
-        pool = self.candidates.larger(least)
-        if RULES[rule].order == "cost":
-            dear = pool.entry + self.prices.line[pool.tensor]
-            return Order(pool, self.prices, np.lexsort((-pool.value, dear)))
-        return Order(pool, self.prices, np.argsort(-pool.value, kind="stable"))
+    def _order(self, by_cost: bool, least: float, dearest: float = math.inf) -> Order:
+        pool = self.candidates.larger(least, dearest)
+        dear = pool.entry + self.prices.line[pool.tensor] if by_cost else np.zeros(pool.size)
+        order = np.lexsort((-pool.value, dear)) if by_cost else np.argsort(-pool.value, kind="stable")
+        return Order(pool, self.prices, order)
 
     def counted(self, rule: str, count: int) -> Outcome:
         """Return the first `count` entries of the rule's order; by value per joule lines count, tensors and bits do not."""
-        pool = self.candidates.complete(power_of(rule))
+        by_cost, power = RULES[rule].order == "cost", power_of(rule)
         if RULES[rule].certified:
+            nothing = np.zeros(self.prices.sizes.size, dtype=bool)
+            low = self.candidates.bracket_counted(power, count)
+            while (pool := self.candidates.above(power, low, nothing)).size < count and not pool.complete:
+                low = self._lower(low, pool)
             scores = scores_of(pool, pool.entry, self.prices.line[pool.tensor[pool.first]])
             order = np.lexsort((-pool.value / pool.entry, -scores.score))
         else:
-            order = self._order(rule, 0.0).order
-            pool = self.candidates.complete(1)
-        gap = 0.0 if RULES[rule] == RULES["top-k"] else None
-        return Outcome(self._tensors(self._positions(pool, order[:count])), gap_bound=gap)
+            least, dearest = self.candidates.bracket_order(count, by_cost=by_cost, counted=True)
+            start = self._order(by_cost, least, dearest)
+            while start.pool.size < count and not start.pool.complete:
+                least, dearest = 0.0 if by_cost else self._lower(least, start.pool), math.inf
+                start = self._order(by_cost, least, dearest)
+            pool, order = start.pool, start.order
+        plan = self._plan(pool, order[:count])
+        return replace(self._outcome(plan), gap_bound=0.0 if RULES[rule] == RULES["top-k"] else None)
 
     def _paid(self, plan: Callable[[float], _Plan], budget: float) -> _Plan:
         """Plan until what the payload really costs is within the budget and meets it."""
         nothing = [np.empty(0, dtype=np.int64) for _ in self.keys]
-        most, best, low, high, bound = budget, _Plan(nothing, 0.0), 0.0, math.inf, 0.0
+        best = _Plan(nothing, [np.empty(0) for _ in self.keys], 0.0)
+        most, low, high, bound = budget, 0.0, math.inf, 0.0
         for turn in range(TURNS):
             found = plan(most)
             paid = self.energy(found.positions)
@@ -186,19 +209,21 @@ class Chooser:
         mine = bound == best.bound and not self.prices.bit_j
         return replace(best, bound=bound, gap=best.gap if mine else math.inf)
 
-    def _value(self, positions: Sequence[IntArray]) -> float:
-        """Return the squared norm at positions, in units."""
-        parts = []
-        for key, where in zip(self.keys, positions, strict=True):
-            held = taken(key, torch.from_numpy(where).to(key.device)).to(torch.float64) / self.candidates.unit
-            parts.append(float(held @ held))
-        return math.fsum(parts)
+    def _value(self, given: Sequence[FloatArray]) -> float:
+        """Return the squared norm of entries, in units."""
+        held = [entries / self.candidates.unit for entries in given]
+        return math.fsum(float(entries @ entries) for entries in held)
 
-    def _positions(self, pool: Pool, places: IntArray) -> list[IntArray]:
+    def _plan(self, pool: Pool, places: IntArray, value: float = 0.0, *, everything: bool = False) -> _Plan:
+        """Return the candidates at places as a plan, by tensor."""
         places = np.sort(places)
         ends = np.searchsorted(pool.tensor[places], np.arange(1, self.prices.sizes.size))
-        return np.split(pool.position[places], ends)
+        positions, given = np.split(pool.position[places], ends), np.split(pool.given[places], ends)
+        return _Plan(positions, given, value, everything=everything)
 
-    def _tensors(self, positions: Sequence[IntArray]) -> list[torch.Tensor]:
-        pairs = zip(positions, self.keys, strict=True)
-        return [torch.from_numpy(where.astype(np.int64, copy=False)).to(key.device) for where, key in pairs]
+    def _outcome(self, plan: _Plan) -> Outcome:
+        pairs = zip(plan.given, self.keys, strict=True)
+        values = [torch.from_numpy(given).to(device=key.device, dtype=key.dtype) for given, key in pairs]
+        where = zip(plan.positions, self.keys, strict=True)
+        positions = [torch.from_numpy(mine).to(key.device) for mine, key in where]
+        return Outcome(positions, values=values, planned=plan.positions)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from cwmp_selector.candidates.find import Engine, NonFiniteError, Offer, sample_magnitudes, sample_positions
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray, gathered
-from cwmp_selector.hierarchy.pool import Pool, lines_in, summed
+from cwmp_selector.hierarchy.pool import Pool, lines_in, scores_of, summed
 from cwmp_selector.hierarchy.prices import Prices
 from cwmp_selector.hierarchy.search import Planned, Search
 
 SMALL = 1 << 17
 """Entries up to which all are candidates."""
 
-LINES = 1 << 14
-"""Lines sampled."""
+SAMPLE = 1 << 15
+"""Entries sampled."""
+
+LINES = 1 << 12
+"""Lines sampled at least."""
 
 DEVIATIONS = 5.0
 """Standard deviations between what a sample spends and what is collected; a miss costs another pass."""
@@ -61,10 +64,9 @@ class Collector:
                 [key.to(torch.float64) for key in self.keys] if len({key.dtype for key in self.keys}) > 1 else self.keys
             )
             flat = torch.cat([key.view(-1) for key in wide]) if wide else torch.empty(0)
-            magnitudes = flat.to(torch.float64).abs_().cpu().numpy() if flat.numel() else np.empty(0)
-            self._refuse(magnitudes)
+            given = flat.to(torch.float64).cpu().numpy() if flat.numel() else np.empty(0)
             sizes = self.prices.sizes
-            place = np.flatnonzero(magnitudes)
+            place = np.flatnonzero(given)
             ends = np.cumsum(sizes)
             tensor = np.searchsorted(ends, place, side="right")
             position = place - (ends - sizes)[tensor]
@@ -72,7 +74,7 @@ class Collector:
             entry = self.prices.entry[tensor]
             for p, cost in own.items():
                 entry[tensor == p] = cost[position[tensor == p]]
-            self._complete[power] = self._pool(tensor, position, magnitudes[place], entry, power, 0.0)
+            self._complete[power] = self._pool(tensor, position, given[place], entry, power, 0.0)
         return self._complete[power]
 
     def above(self, power: int, low: float, whole: BoolArray) -> Pool:
@@ -87,31 +89,42 @@ class Collector:
             return self.complete(power)
         prices = self.prices
         entry = self._least_entry()
-        offers = []
+        offers = {}
         for tensor, joules in enumerate(entry.tolist()):
             worth, line_j = low * SLACK, float(prices.line[tensor])
-            scale = 1.0 / (self.unit * (math.sqrt(worth * joules) if power == 2 else worth * joules))
             own = prices.own.get(tensor)
+            unit_j = joules if own is None else 1.0
+            scale = 1.0 / (self.unit * (math.sqrt(worth * unit_j) if power == 2 else worth * unit_j))
             # Lines that cost nothing are looked at as long as suits the machine.
             per_line = int(prices.per_line[tensor]) if line_j else FREE
             if own is None:
-                offers.append(Offer(scale, line_j / joules * SLACK, per_line))
+                offers[tensor] = Offer(scale, line_j / joules * SLACK, per_line)
             else:
                 shared = joules - float(prices.entry[tensor])
-                own = own + shared if shared else own
-                offers.append(Offer(1.0 / self.unit, 0.0, per_line, own, worth, worth * line_j))
+                offers[tensor] = Offer(scale, line_j * SLACK, per_line, own, shared, prices.wide[tensor])
         pool = self._collect(offers, power, low)
-        for place in np.flatnonzero(whole).tolist():
-            norm = float(torch.linalg.vector_norm(self.keys[place], power, dtype=torch.float64)) / self.unit
-            pool.norm[place] = norm**power
+        asked = np.flatnonzero(whole).tolist()
+        pool.norm[asked] = self.engine.norms([self.keys[place] for place in asked], power, self.unit)
         return pool
 
-    def larger(self, least: float) -> Pool:
-        """Return the entries whose magnitude in units is at least `least`, valued by it."""
-        if self.small or not least:
+    def larger(self, least: float, dearest: float = math.inf) -> Pool:
+        """Return the entries whose magnitude in units is at least `least`, valued by it, or that are cheaper than `dearest`; none dearer.
+
+        Args:
+            least: Magnitude in units.
+            dearest: Joules of an entry and its line.
+        """
+        if self.small or not (least or dearest < math.inf):
             return self.complete(1)
-        offer = Offer(1.0 / (self.unit * least * SLACK), 0.0, FREE)
-        return self._collect([offer] * len(self.keys), 1, least)
+        dear = self.prices.entry + self.prices.line
+        some = Offer(1.0 / (self.unit * least * SLACK) if least else math.inf, 0.0, FREE)
+        every = Offer(math.inf, 0.0, FREE)
+        differ = np.isin(np.arange(dear.size), list(self.prices.own))
+        offers = {
+            place: every if dearest < math.inf and (dear[place] < dearest or differ[place]) else some
+            for place in np.flatnonzero(dear <= dearest).tolist()
+        }
+        return self._collect(offers, 1, least or math.ulp(0.0))
 
     def bracket(self, power: int, budget: float, whole: BoolArray) -> tuple[float, FloatArray]:
         """Return a price at which rather more than a budget is spent, and about the density of each tensor then."""
@@ -131,20 +144,40 @@ class Collector:
         price, _ = planned.price_of(budget * (1 + min(DEVIATIONS / math.sqrt(lines + 1), 1.0)))
         return price, density
 
-    def bracket_larger(self, budget: float) -> float:
-        """Return a magnitude above which entries, and the lines they lie in, cost rather more than a budget."""
+    def bracket_order(self, most: float, *, by_cost: bool, counted: bool) -> tuple[float, float]:
+        """Return where about twice what a start of an order may hold ends: a magnitude in units, and joules of an entry and its line.
+
+        Args:
+            most: Joules, or entries if `counted`.
+            by_cost: Whether cheaper entries come first, and larger ones among equals.
+            counted: Whether entries count and not joules.
+        """
+        if self.small:
+            return 0.0, math.inf
+        pool, prices = self._sampled(1), self.prices
+        assert pool.weight is not None  # noqa: S101 - a sample has weights
+        dear = pool.entry + prices.line[pool.tensor] if by_cost else np.zeros(pool.size)
+        order = np.lexsort((-pool.value, dear))
+        spent = pool.weight
+        if not counted:
+            leads = pool.value == np.maximum.reduceat(pool.value, pool.first)[pool.line] if pool.size else []
+            spent = self._least_entry()[pool.tensor] + np.where(leads, prices.line[pool.tensor], 0.0)
+            spent *= pool.weight
+        end = int(np.searchsorted(np.cumsum(spent[order]), 2.0 * most))
+        if end == order.size:
+            return 0.0, math.inf
+        return float(pool.value[order[end]]), float(dear[order[end]]) if by_cost else math.inf
+
+    def bracket_counted(self, power: int, count: int) -> float:
+        """Return a price above which rather more than so many entries are worth their joules and their lines theirs."""
         if self.small:
             return 0.0
-        pool = self._sampled(1)
+        pool = self._sampled(power)
         assert pool.weight is not None  # noqa: S101 - a sample has weights
-        order = np.argsort(-pool.value, kind="stable")
-        joules = self._least_entry()[pool.tensor] * pool.weight
-        first = pool.first + 0
-        best = np.maximum.reduceat(pool.value, first)
-        leads = pool.value == best[pool.line]
-        joules += np.where(leads, self.prices.line[pool.tensor] * pool.weight, 0.0)
-        end = int(np.searchsorted(np.cumsum(joules[order]), 2.0 * budget))
-        return float(pool.value[order[end]]) if end < order.size else 0.0
+        score = scores_of(pool, pool.entry, self.prices.line[pool.tensor[pool.first]]).score
+        order = np.argsort(-score)
+        end = int(np.searchsorted(np.cumsum(pool.weight[order]), 2.0 * count))
+        return float(score[order[end]]) if end < order.size else 0.0
 
     def _least_entry(self) -> FloatArray:
         """Return the joules of an entry with its bits, by the form that charges it least."""
@@ -157,7 +190,8 @@ class Collector:
         prices = self.prices
         lines = np.maximum(prices.sizes // prices.per_line, np.minimum(prices.sizes, 1))
         where = []
-        for place, first in enumerate(sample_positions(lines.tolist(), LINES)):
+        share = float(lines.sum()) / max(float(prices.sizes.sum()), 1.0)
+        for place, first in enumerate(sample_positions(lines.tolist(), max(int(share * SAMPLE), LINES))):
             inside = first[:, None] * prices.per_line[place] + np.arange(prices.per_line[place])
             where.append(inside.ravel()[inside.ravel() < prices.sizes[place]])
         magnitudes = np.concatenate(sample_magnitudes(self.keys, where))
@@ -173,38 +207,38 @@ class Collector:
         pool.norm = summed(pool.tensor, pool.value * pool.weight, prices.sizes.size)
         return pool
 
-    def _collect(self, offers: Sequence[Offer], power: int, low: float) -> Pool:
-        found = self.engine.extract_lines(self.keys, offers, square=power == 2)
-        sizes = [where.size for where, _, _ in found]
-        tensor = np.repeat(np.arange(len(found)), sizes)
-        position = np.concatenate([where for where, _, _ in found])
-        magnitudes = np.abs(np.concatenate([values.astype(np.float64) for _, values, _ in found]))
-        self._refuse(magnitudes, tensor)
+    def _collect(self, offers: Mapping[int, Offer], power: int, low: float) -> Pool:
+        asked = list(offers)
+        keys = [self.keys[place] for place in asked]
+        parts = self.engine.extract_lines(keys, list(offers.values()), square=power == 2)
+        found = [(asked[place], *rest) for place, *rest in parts]
+        sizes = [where.size for _, where, _, _ in found]
+        tensor = np.repeat(np.array([place for place, _, _, _ in found], dtype=np.int64), sizes)
+        position = np.concatenate([where for _, where, _, _ in found]) if found else np.empty(0, np.int64)
+        given = np.concatenate([values.astype(np.float64) for _, _, values, _ in found]) if found else np.empty(0)
         entry = self.prices.entry[tensor]
-        ends = np.cumsum(sizes)
-        for place in self.prices.own:
-            paid = found[place][2]
-            if paid is None:
-                continue
-            shared = self._least_entry()[place] - self.prices.entry[place]
-            entry[ends[place] - sizes[place] : ends[place]] = paid - shared
-        return self._pool(tensor, position, magnitudes, entry, power, low)
+        end = 0
+        for size, (_, _, _, own) in zip(sizes, found, strict=True):
+            end += size
+            if own is not None:
+                entry[end - size : end] = own
+        return self._pool(tensor, position, given, entry, power, low)
 
     def _pool(
-        self, tensor: IntArray, position: IntArray, magnitudes: FloatArray, entry: FloatArray, power: int, low: float
+        self, tensor: IntArray, position: IntArray, given: FloatArray, entry: FloatArray, power: int, low: float
     ) -> Pool:
-        value = magnitudes / self.unit
+        value = np.abs(given)
+        self._refuse(value, tensor)
+        value /= self.unit
         value = value * value if power == 2 else value
         if not value.all():
             # Squares of numbers far below the unit vanish: they are worth next to nothing, and yet not zero.
             value = np.maximum(value, np.finfo(np.float64).tiny)
         line, first = lines_in(tensor, position, self.prices.per_line)
         norm = np.zeros(self.prices.sizes.size) if low else summed(tensor, value, self.prices.sizes.size)
-        return Pool(tensor, position, value, entry, line, first, low, norm)
+        return Pool(tensor, position, given, value, entry, line, first, low, norm)
 
-    def _refuse(self, magnitudes: FloatArray, tensor: IntArray | None = None) -> None:
+    def _refuse(self, magnitudes: FloatArray, tensor: IntArray) -> None:
         """Raise NonFiniteError if a magnitude is not finite."""
         if magnitudes.size and not math.isfinite(magnitudes.max()):
-            bad = int(np.flatnonzero(~np.isfinite(magnitudes))[0])
-            ends = np.cumsum(self.prices.sizes)
-            raise NonFiniteError(int(np.searchsorted(ends, bad, side="right") if tensor is None else tensor[bad]))
+            raise NonFiniteError(int(tensor[np.flatnonzero(~np.isfinite(magnitudes))[0]]))

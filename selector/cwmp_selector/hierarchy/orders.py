@@ -41,15 +41,32 @@ class Order:
         joules += prices.bit_j * (prices.value_bits * counts + positions_bits(prices.sizes, counts))
         return float(joules.sum()) + prices.payload_j
 
-    def longest(self, most: float) -> IntArray:
-        """Return the places of the candidates in the longest start that costs at most so much."""
+    def longest(self, most: float, *, fill: bool = False) -> tuple[IntArray, bool]:
+        """Return the places of the candidates in the longest start that costs at most so much.
+
+        Args:
+            most: Joules.
+            fill: Whether what still fits is taken behind the first that does not; only for joules by entry.
+
+        Returns:
+            The places, and whether what follows the candidates might fit as well.
+        """
         low, high = 0, self.order.size
         if self.cost(high) <= most:
-            return self.order
+            return self.order, True
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.cost(middle) <= most else (low, middle)
-        return self.order[:low]
+        if not fill:
+            return self.order[:low], False
+        taken, rest, left = [self.order[:low]], self.order[low:], most - self.cost(low)
+        while (rest := rest[self.pool.entry[rest] <= left]).size:
+            paid = np.cumsum(self.pool.entry[rest])
+            length = max(int(np.searchsorted(paid, left, side="right")), 1)
+            taken.append(rest[:length])
+            left -= float(paid[length - 1])
+            rest = rest[length:]
+        return np.concatenate(taken), bool(self.prices.entry[self.prices.sizes > 0].min() <= left)
 
 
 def positions_bits(sizes: IntArray, counts: IntArray) -> FloatArray:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwmp_profiler.kernels.compiled import chosen, machine_code
+from cwmp_selector.candidates.compiled import score_lines
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 
 
@@ -22,6 +24,7 @@ class Pool:
     Attributes:
         tensor: Place of the tensor.
         position: Flat position within it.
+        given: The gradient there.
         value: What keeping it is worth, in units; positive.
         entry: Joules of keeping it, without line and bits.
         line: Number of its line among the lines that hold candidates.
@@ -33,6 +36,7 @@ class Pool:
 
     tensor: IntArray
     position: IntArray
+    given: FloatArray
     value: FloatArray
     entry: FloatArray
     line: IntArray
@@ -88,9 +92,14 @@ def scores_of(pool: Pool, entry: FloatArray, line: FloatArray) -> Scores:
         entry: Joules of each candidate, bits included, shape (candidates,).
         line: Joules of each line that holds candidates, shape (lines,).
     """
-    ratio = pool.value / entry
     if not pool.size or not line.any():
-        return Scores(ratio, entry, np.zeros(pool.size, dtype=bool))
+        return Scores(pool.value / entry, entry, np.zeros(pool.size, dtype=bool))
+    if chosen(pool.size):
+        scores = Scores(np.empty(pool.size), np.empty(pool.size), np.empty(pool.size, dtype=bool))
+        arrays = pool.value, entry, line, pool.first, scores.score, scores.cost, scores.opening
+        machine_code(score_lines)(*arrays)
+        return scores
+    ratio = pool.value / entry
     # Dinkelbach: the ratio of the set that is bought at a price is a better price, until the set stays.
     best = np.maximum.reduceat(pool.value / (line[pool.line] + entry), pool.first)
     while True:

@@ -35,7 +35,8 @@ class Prices:
     Attributes:
         sizes: Entries.
         entry: Joules per entry, bits left out; of a tensor whose entries differ the least.
-        own: Joules of each entry, bits left out, of tensors whose entries differ: flat float64 by place.
+        own: Joules of each entry, bits left out, of tensors whose entries differ: flat float32 or float64 by place.
+        wide: Whether these joules need the range of float64, by place.
         line: Joules per touched line.
         per_line: Entries of a line.
         once: Joules of a touched tensor that is not whole.
@@ -50,6 +51,7 @@ class Prices:
     sizes: IntArray
     entry: FloatArray
     own: dict[int, torch.Tensor]
+    wide: dict[int, bool]
     line: FloatArray
     per_line: IntArray
     once: FloatArray
@@ -128,6 +130,7 @@ def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str], 
         sizes=np.array([layer.numel for layer in layers], dtype=np.int64),
         entry=array([cost.least if isinstance(cost, Own) else cost for cost in entry]),
         own={place: cost.flat for place, cost in own.items()},
+        wide={place: not (cost.least > 1e-30 and cost.most < 1e30) for place, cost in own.items()},
         line=array([item.line_j for item in found]),
         per_line=np.array([item.line_entries for item in found], dtype=np.int64),
         once=array([item.tensor_j for item in found]),

@@ -27,6 +27,9 @@ CLOSED, SPARSE, WHOLE = 0, 1, 2
 ROUNDS = 4
 """Times that forms and price are fitted to each other."""
 
+FIRST = 1 << 9
+"""Candidates sorted at first where the rest of a budget is filled."""
+
 FLIPS = 8
 """Tensors that change at the price where the budget ends, or that are closed, up to which each is tried for itself."""
 
@@ -215,6 +218,9 @@ class Planned:
         apart = np.flatnonzero(fits.modes != beyond.modes)
         if 1 < apart.size <= FLIPS:
             trials += [np.where(np.arange(fits.modes.size) == place, beyond.modes, fits.modes) for place in apart]
+        if (beyond.modes[apart] == WHOLE).any():
+            # What cannot be kept whole may be kept in part.
+            trials.append(np.where((beyond.modes == WHOLE) & (fits.modes != WHOLE), SPARSE, fits.modes))
         found = [choice for modes in trials if (choice := self.within(modes, most)) is not None]
         if not any(choice.value for choice in found):
             alone = np.eye(fits.modes.size, dtype=np.int64)
@@ -222,8 +228,9 @@ class Planned:
                 dear = np.where(self.norm > 0, self.once if mode == SPARSE else self.search.whole, np.inf)
                 for place in np.flatnonzero(dear + self.search.prices.payload_j <= most):
                     found += [c for c in [self.within(mode * alone[place], most)] if c is not None]
-        best = self._opened(max(found, key=lambda choice: choice.value), most)
+        best = max(found, key=lambda choice: choice.value)
         price = best.price if best.kept.any() else fits.price
+        best = self._opened(best, most)
         if price < self.pool.low:
             return None
         levels = [fits, self.at_price(found[0].price if apart.size == 0 else price)]
@@ -311,23 +318,28 @@ class Planned:
     def _fill(self, kept: BoolArray, rest: IntArray, left: float) -> float:
         """Take what still fits of the candidates `rest`, by falling score; return what is left."""
         pool, lines = self.pool, self.search.lines
-        rest = rest[~kept[rest] & (self.entry[rest] <= left)]
-        rest = rest[np.lexsort((-pool.value[rest] / self.entry[rest], -self.scores.score[rest]))]
         opened = np.zeros(pool.first.size, dtype=bool)
         opened[pool.line[kept]] = True
-        while rest.size:
-            line = pool.line[rest]
-            paid = self.entry[rest] + np.where(opened[line], 0.0, lines[line])
-            fits = paid <= left
-            rest, line, paid = rest[fits], line[fits], paid[fits]
-            if not rest.size:
-                break
-            length = max(int(np.searchsorted(np.cumsum(paid), left, side="right")), 1)
-            taken = rest[:length]
-            new = np.unique(line[:length])
-            left -= float(self.entry[taken].sum() + lines[new[~opened[new]]].sum())
-            opened[new], kept[taken] = True, True
-            rest = rest[length:]
+        rest, part = rest[~kept[rest]], FIRST
+        while (rest := rest[self.entry[rest] <= left]).size:
+            # Few are needed as a rule, so only the best are sorted, and then more of them.
+            score = self.scores.score[rest]
+            best = score >= np.partition(score, -part)[-part] if rest.size > part else np.ones(rest.size, dtype=bool)
+            mine, rest, part = rest[best], rest[~best], 8 * part
+            mine = mine[np.lexsort((-pool.value[mine] / self.entry[mine], -self.scores.score[mine]))]
+            while mine.size:
+                line = pool.line[mine]
+                paid = self.entry[mine] + np.where(opened[line], 0.0, lines[line])
+                fits = paid <= left
+                mine, line, paid = mine[fits], line[fits], paid[fits]
+                if not mine.size:
+                    break
+                length = max(int(np.searchsorted(np.cumsum(paid), left, side="right")), 1)
+                taken = mine[:length]
+                new = np.unique(line[:length])
+                left -= float(self.entry[taken].sum() + lines[new[~opened[new]]].sum())
+                opened[new], kept[taken] = True, True
+                mine = mine[length:]
         return left
 
     def _opened(self, choice: Chosen, most: float) -> Chosen:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cwmp_selector.candidates import compiled as fast
+from cwmp_profiler.kernels.compiled import available
 from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.errors import PayloadError
 from cwmp_selector.payload import rice as fast_rice
@@ -57,7 +57,7 @@ def rice_bytes(count: int, parameter: int, unary_bits: int) -> tuple[int, int]:
 
 def encode_rice(indices: IntArray, parameter: int, unary_bits: int) -> bytes:
     """Return both halves of the Rice code of ascending positions, at least one."""
-    if indices.size >= COMPILED and fast.available():
+    if indices.size >= COMPILED and available():
         return fast_rice.rice_encode(indices, parameter, *rice_bytes(indices.size, parameter, unary_bits))
     gaps = gaps_of(indices)
     ends = np.cumsum((gaps >> parameter) + 1) - 1
@@ -77,7 +77,7 @@ def decode_rice(unary: memoryview, low: memoryview, count: int, parameter: int, 
     Raises:
         PayloadError: If the code is not the canonical code of `count` positions below `entries`.
     """
-    if count >= COMPILED and fast.available():
+    if count >= COMPILED and available():
         found = fast_rice.rice_decode(unary, low, count, parameter, entries)
         if found is not None:
             return found

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cwmp_selector.candidates.compiled import PLACES, SPREAD, compiled
+from cwmp_profiler.kernels.compiled import machine_code
+from cwmp_selector.candidates.compiled import PLACES, SPREAD
 from cwmp_selector.candidates.floats import IntArray
 
 
@@ -68,7 +69,7 @@ def _rice_decode(unary: Any, low: Any, parameter: int, entries: int, positions: 
 def rice_encode(indices: IntArray, parameter: int, unary_bytes: int, low_bytes: int) -> bytes:
     """Return both halves of the Rice code of ascending positions."""
     code = np.zeros(unary_bytes + low_bytes, dtype=np.uint8)
-    compiled(_rice_encode)(indices, parameter, code[:unary_bytes], code[unary_bytes:])
+    machine_code(_rice_encode)(indices, parameter, code[:unary_bytes], code[unary_bytes:])
     return code.tobytes()
 
 
@@ -76,5 +77,5 @@ def rice_decode(unary: memoryview, low: memoryview, count: int, parameter: int, 
     """Return the positions of a Rice code, or None if it is not the canonical code of `count` positions below `entries`."""
     positions = np.empty(count, dtype=np.int64)
     arrays = np.frombuffer(unary, dtype=np.uint8), np.frombuffer(low, dtype=np.uint8)
-    found = compiled(_rice_decode)(*arrays, parameter, entries, positions)
+    found = machine_code(_rice_decode)(*arrays, parameter, entries, positions)
     return positions if found == count else None

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cwmp_profiler.kernels.compiled import available, machine_code
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates import find as candidates
 from cwmp_selector.candidates.floats import from_bits, magnitude_bits, threshold_bits
@@ -23,7 +24,7 @@ from cwmp_selector.update import SparseUpdate
 RULES = ["cwmp", "cwmp-l1", "top-k", "random-k", "cheapest"]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
-needs_numba = pytest.mark.skipif(not fast.available(), reason="Numba (the extra `fast`) is not installed")
+needs_numba = pytest.mark.skipif(not available(), reason="Numba (the extra `fast`) is not installed")
 
 
 def same(a, b):
@@ -331,7 +332,7 @@ def test_fillers_are_found_below_the_candidates(monkeypatch):
     torch.manual_seed(0)
     g = {"dear": torch.full((100,), 100.0), "cheap": torch.randn(300_000) * 1e-4}
     c = {"dear": 1000.0, "cheap": 1.0}
-    for engine in ("torch", "numba") if fast.available() else ("torch",):
+    for engine in ("torch", "numba") if available() else ("torch",):
         update = Selector(c, budget_j=50_900.0, engine=engine).select(g)
         assert update.kept == {"dear": 50, "cheap": 900}
         assert set(update.indices["cheap"].tolist()) == set(g["cheap"].abs().topk(900).indices.tolist())
@@ -422,7 +423,7 @@ def test_read_only_installation_compiles_without_a_cache(monkeypatch):
         return real(*functions, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    kernel = fast.compiled.__wrapped__(fast._largest)
+    kernel = machine_code.__wrapped__(fast._largest)
     assert kernel(np.array([3, 9, 5], dtype=np.uint32), np.uint32(0x7FFFFFFF)) == 9
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cwmp_selector.candidates import compiled as fast
+from cwmp_profiler.kernels.compiled import available
 from cwmp_selector.costs import Costs
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.hierarchy import collect
 from cwmp_selector.selector import Selector
 
-needs_numba = pytest.mark.skipif(not fast.available(), reason="Numba is not installed (the extra `fast`)")
+needs_numba = pytest.mark.skipif(not available(), reason="Numba is not installed (the extra `fast`)")
 
 
 def gradient(dtype=torch.float32, seed=0):

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwmp_selector.candidates import compiled as fast
+from cwmp_profiler.kernels.compiled import available
 from cwmp_selector.errors import PayloadError
 from cwmp_selector.payload import positions
 from cwmp_selector.payload import rice as fast_rice
@@ -232,7 +232,7 @@ def test_rice_codes_take_the_largest_gaps():
     assert HEADER_BYTES == 17
 
 
-@pytest.mark.skipif(not fast.available(), reason="Numba (the extra `fast`) is not installed")
+@pytest.mark.skipif(not available(), reason="Numba (the extra `fast`) is not installed")
 @given(st.integers(1, 3000), st.integers(0, 12), st.floats(0.001, 1.0), st.integers(0, 2**31))
 @settings(max_examples=150, deadline=None)
 def test_compiled_and_plain_rice_coders_agree(entries, parameter, density, seed):
