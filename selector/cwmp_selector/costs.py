@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
+from cwmp_selector.candidates.floats import FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer
 from cwmp_selector.errors import SelectionError
 
@@ -210,6 +211,18 @@ def times(count: int, joules: float) -> list[float]:
     mantissa, exponent = math.frexp(joules)
     product = count * int(mantissa * 2.0**53)
     return [math.ldexp(product >> 53, exponent), math.ldexp(product & 2**53 - 1, exponent - 53)]
+
+
+def products(counts: IntArray, joules: FloatArray) -> list[float]:
+    """Return numbers whose sum is exactly that of counts times joules, of fewer than 2^52 each: halves multiply without rounding."""
+    high = (joules.view(np.int64) & -(1 << 26)).view(np.float64)
+    low = joules - high
+    upper, lower = (counts >> 26).astype(np.float64), (counts & (1 << 26) - 1).astype(np.float64)
+    parts = [high * lower, low * lower]
+    if upper.any():
+        parts += [np.ldexp(high * upper, 26), np.ldexp(low * upper, 26)]
+    result: list[float] = np.concatenate(parts).tolist()
+    return result
 
 
 def addends(values: npt.NDArray[np.floating]) -> list[float]:

@@ -11,7 +11,7 @@ import torch
 
 from cwmp_selector.candidates.engines import ENGINES, engine_for
 from cwmp_selector.candidates.find import NonFiniteError
-from cwmp_selector.candidates.floats import IntArray, gathered, taken
+from cwmp_selector.candidates.floats import FloatArray, IntArray, taken
 from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
 from cwmp_selector.costs import AnyCosts, ItemisedCosts, Ledger, Own, TieredCosts, addends, total
 from cwmp_selector.errors import SelectionError
@@ -166,7 +166,7 @@ class Selector:
 
         last: tuple[Sequence[IntArray], dict[str, float]] | None = None
 
-        def paid(positions: Sequence[IntArray]) -> dict[str, float]:
+        def paid(positions: Sequence[IntArray], own: Mapping[int, FloatArray]) -> dict[str, float]:
             nonlocal last
             if last is None or last[0] is not positions:
                 bits = 0.0
@@ -174,17 +174,22 @@ class Selector:
                     pairs = zip(layers, positions, strict=True)
                     found = [torch.from_numpy(where).to(layer.flat.device) for layer, where in pairs]
                     bits = float(self._update(layers, Outcome(found), None, {}).payload_bits)
-                last = positions, _tiered_parts_j(costs, prices, layers, *_counts(prices, positions), bits)
+                counts = np.array([where.size for where in positions], dtype=np.int64)
+                pairs = zip(positions, prices.per_line.tolist(), strict=True)
+                lines = np.array([lines_at(where, size) for where, size in pairs], dtype=np.int64)
+                parts = {place: addends(joules) for place, joules in own.items()}
+                last = positions, _tiered_parts_j(costs, prices, layers, counts, lines, parts, bits)
             return last[1]
 
         keys = self._keys(layers)
-        chooser = Chooser(keys, prices, lambda where: math.fsum(paid(where).values()), engine_for(self.engine, keys))
+        engine = engine_for(self.engine, keys)
+        chooser = Chooser(keys, prices, lambda where, own: math.fsum(paid(where, own).values()), engine)
         counted = self.k is not None and budget_j is None
         fraction = self.budget_fraction is not None and budget_j is None
         dense_j = self._dense_j(costs, prices, layers) if fraction else 0.0
         budget = self._budget(dense_j, budget_j, lambda_)
         if rules.RULES[self.rule].order == "all":
-            outcome = Outcome(_everything(layers))
+            outcome = Outcome(_everything(layers), own={p: np.array(held) for p, held in prices.addends.items()})
         elif counted:
             outcome = chooser.counted(self.rule, int(budget))
         elif rules.weighs(self.rule):
@@ -195,23 +200,22 @@ class Selector:
         where = outcome.planned or [positions.cpu().numpy() for positions in outcome.positions]
         if rules.RULES[self.rule].random:
             outcome = replace(outcome, values=None)
-        return self._update(layers, outcome, budget if bounded else None, paid(where))
+        return self._update(layers, outcome, budget if bounded else None, paid(where, outcome.own))
 
     def _dense_j(self, costs: AnyCosts, prices: Prices, layers: list[Layer]) -> float:
         """Return the joules of keeping everything, without a position written down."""
-        all_of = {layer.name: torch.zeros(1, dtype=torch.int64).expand(layer.numel) for layer in layers}
         bits = 0.0
         if prices.bit_j:
+            nothing = torch.zeros(1, dtype=torch.int64)
             everything = SparseUpdate(
-                indices=all_of,
+                indices={layer.name: nothing.expand(layer.numel) for layer in layers},
                 values={layer.name: layer.flat for layer in layers},
                 shapes={layer.name: layer.shape for layer in layers},
                 value_formats={layer.name: self.values or NATIVE[layer.flat.dtype] for layer in layers},
             )
             bits = float(everything.payload_bits)
-        lines = prices.lines_of(prices.sizes).tolist()
-        sizes = prices.sizes.tolist()
-        return math.fsum(_tiered_parts_j(costs, prices, layers, sizes, lines, prices.addends, bits).values())
+        lines = prices.lines_of(prices.sizes)
+        return math.fsum(_tiered_parts_j(costs, prices, layers, prices.sizes, lines, prices.addends, bits).values())
 
     def _budget(self, dense_j: float, budget_j: float | None, lambda_: float | None) -> float:
         if budget_j is not None:
@@ -285,19 +289,12 @@ def _check_budget(budget_j: float | None) -> None:
         raise SelectionError(f"budget_j is {budget_j!r}: give joules >= 0, a plain number")
 
 
-def _counts(prices: Prices, positions: Sequence[IntArray]) -> tuple[list[int], list[int], dict[int, Sequence[float]]]:
-    """Return of positions their number, the lines they lie in, and numbers whose sum is their joules where entries differ."""
-    counts = [where.size for where in positions]
-    lines = [lines_at(where, size) for where, size in zip(positions, prices.per_line.tolist(), strict=True)]
-    return counts, lines, {place: addends(gathered(cost, positions[place])) for place, cost in prices.own.items()}
-
-
 def _tiered_parts_j(
     costs: AnyCosts,
     prices: Prices,
     layers: list[Layer],
-    counts: list[int],
-    lines: list[int],
+    counts: IntArray,
+    lines: IntArray,
     own: Mapping[int, Sequence[float]],
     bits: float,
 ) -> dict[str, float]:
@@ -305,5 +302,5 @@ def _tiered_parts_j(
     if not isinstance(costs, ItemisedCosts):
         return parts_j(prices, counts, lines, own, bits)
     names = [layer.name for layer in layers]
-    kept, touched = dict(zip(names, counts, strict=True)), dict(zip(names, lines, strict=True))
+    kept, touched = dict(zip(names, counts.tolist(), strict=True)), dict(zip(names, lines.tolist(), strict=True))
     return costs.parts_j(kept, lines=touched, payload_bits=bits)

@@ -191,7 +191,8 @@ class LayerCosts(Shown):
             layer = self._layer(name)
             if not 0 <= count <= layer.tensor.numel:
                 raise ModelError(f"cannot keep {count} of the {layer.tensor.numel} entries of {name}")
-            parts = layer.parts_j(count)
+            # Counted lines and bits replace all that is expected.
+            parts = {} if lines is not None and payload_bits is not None else layer.parts_j(count)
             if lines is not None:
                 parts |= layer.tiers.parts_j(count, lines[name], layer.tensor.numel, fixed=fixed)
             for cause, joules in parts.items():

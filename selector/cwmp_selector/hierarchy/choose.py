@@ -6,8 +6,9 @@ and planned again with the difference made good.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,6 +32,8 @@ MET = 0.9995
 RIVALS = ("cwmp-l1", "top-k", "cheapest")
 """Rules that "cwmp" never keeps less than at the same joules."""
 
+NUMPY_TYPES: dict[torch.dtype, type[np.floating]] = {torch.float32: np.float32, torch.float64: np.float64}
+
 ROOM = 1e-4
 """Share of the value that the certificate must leave open for the rivals of a large gradient to be tried."""
 
@@ -45,6 +48,7 @@ class Outcome:
         gap_bound: Bound on the missed value; None where the rule does not maximise a value.
         values: The gradients at the positions, where they are at hand.
         planned: The positions as they were priced last.
+        own: Numbers that add up to the joules of entries that differ, by place of the tensor.
     """
 
     positions: list[torch.Tensor]
@@ -52,14 +56,19 @@ class Outcome:
     gap_bound: float | None = None
     values: list[torch.Tensor] | None = None
     planned: list[IntArray] = field(default_factory=list)
+    own: dict[int, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Positions of each tensor, the gradient there, their value and its bound in units of the pool, and the price."""
+    """Positions of each tensor and the gradient there, what they are worth in units of the pool, and the price.
+
+    `own` holds numbers that add up to the joules of entries that differ, by place of the tensor.
+    """
 
     positions: list[IntArray]
     given: list[FloatArray]
+    own: dict[int, FloatArray]
     value: float
     bound: float = 0.0
     price: float = math.inf
@@ -73,7 +82,7 @@ class Chooser:
     Args:
         keys: Flat tensors that rank the entries.
         prices: Joules.
-        energy: The joules of positions as they will be sent, correctly rounded.
+        energy: The joules of positions as they will be sent, correctly rounded, told what adds up to those of entries that differ.
         engine: Way of finding candidates.
     """
 
@@ -81,7 +90,7 @@ class Chooser:
         self,
         keys: Sequence[torch.Tensor],
         prices: Prices,
-        energy: Callable[[Sequence[IntArray]], float],
+        energy: Callable[[Sequence[IntArray], Mapping[int, FloatArray]], float],
         engine: Engine,
     ) -> None:
         self.keys, self.prices, self.energy = keys, prices, energy
@@ -107,6 +116,8 @@ class Chooser:
             for place in np.flatnonzero(chosen.whole):
                 mine.positions[place] = np.arange(self.prices.sizes[place])
                 mine.given[place] = self.keys[place].to(torch.float64, copy=True).cpu().numpy()
+                if place in mine.own:
+                    mine.own[place] = np.array(self.prices.addends[place])
             done = bool(chosen.price <= floor)
             found = replace(mine, value=chosen.value, bound=chosen.bound, price=chosen.price)
             return replace(found, everything=done, gap=chosen.gap)
@@ -131,7 +142,7 @@ class Chooser:
             theirs = [values.to(torch.float64).cpu().numpy() for values in other.values or ()]
             if (worth := self._value(theirs)) > value * (1 + 1e-12):
                 value = worth
-                found = replace(found, positions=other.planned, given=theirs, value=worth, gap=math.inf)
+                found = replace(found, positions=other.planned, given=theirs, own=other.own, value=worth, gap=math.inf)
         return found
 
     def ordered(self, rule: str, budget: float) -> Outcome:
@@ -149,7 +160,7 @@ class Chooser:
                 least, dearest = 0.0 if by_cost else self._lower(least, starts.pool), math.inf
                 starts = self._order(by_cost, least, dearest)
             everything = places.size == starts.pool.size
-            return self._plan(starts.pool, places, everything=everything)
+            return self._plan(starts.pool, np.sort(places), everything=everything)
 
         return self._outcome(self._paid(plan, budget))
 
@@ -176,17 +187,17 @@ class Chooser:
                 least, dearest = 0.0 if by_cost else self._lower(least, start.pool), math.inf
                 start = self._order(by_cost, least, dearest)
             pool, order = start.pool, start.order
-        plan = self._plan(pool, order[:count])
+        plan = self._plan(pool, np.sort(order[:count]))
         return replace(self._outcome(plan), gap_bound=0.0 if RULES[rule] == RULES["top-k"] else None)
 
     def _paid(self, plan: Callable[[float], _Plan], budget: float) -> _Plan:
         """Plan until what the payload really costs is within the budget and meets it."""
         nothing = [np.empty(0, dtype=np.int64) for _ in self.keys]
-        best = _Plan(nothing, [np.empty(0) for _ in self.keys], 0.0)
+        best = _Plan(nothing, [np.empty(0) for _ in self.keys], {p: np.empty(0) for p in self.prices.own}, 0.0)
         most, low, high, bound = budget, 0.0, math.inf, 0.0
         for turn in range(TURNS):
             found = plan(most)
-            paid = self.energy(found.positions)
+            paid = self.energy(found.positions, found.own)
             # What is coded shorter than planned leaves joules for more: the bound is moved by what those could buy.
             spare = most * max(budget / paid - 1.0, 0.0) if self.prices.bit_j and paid else 0.0
             bound = max(bound, found.bound + (found.price * spare if math.isfinite(found.price) else 0.0))
@@ -215,15 +226,27 @@ class Chooser:
         return math.fsum(float(entries @ entries) for entries in held)
 
     def _plan(self, pool: Pool, places: IntArray, value: float = 0.0, *, everything: bool = False) -> _Plan:
-        """Return the candidates at places as a plan, by tensor."""
-        places = np.sort(places)
-        ends = np.searchsorted(pool.tensor[places], np.arange(1, self.prices.sizes.size))
-        positions, given = np.split(pool.position[places], ends), np.split(pool.given[places], ends)
-        return _Plan(positions, given, value, everything=everything)
+        """Return the candidates at ascending places as a plan, by tensor."""
+        counts = np.bincount(pool.tensor[places], minlength=self.prices.sizes.size)
+        ends = [0, *np.cumsum(counts).tolist()]
+        where, found, paid = pool.position[places], pool.given[places], pool.entry[places]
+        parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        own = {place: paid[parts[place]] for place in self.prices.own}
+        return _Plan(
+            [where[part] for part in parts], [found[part] for part in parts], own, value, everything=everything
+        )
 
     def _outcome(self, plan: _Plan) -> Outcome:
-        pairs = zip(plan.given, self.keys, strict=True)
-        values = [torch.from_numpy(given).to(device=key.device, dtype=key.dtype) for given, key in pairs]
-        where = zip(plan.positions, self.keys, strict=True)
-        positions = [torch.from_numpy(mine).to(key.device) for mine, key in where]
-        return Outcome(positions, values=values, planned=plan.positions)
+        if not self.keys:
+            return Outcome([], values=[])
+        device = self.keys[0].device
+        sizes = [where.size for where in plan.positions]
+        # Tensors of one storage: many small ones would take longer each for itself.
+        positions = torch.from_numpy(np.concatenate(plan.positions)).to(device).split(sizes)
+        values = torch.from_numpy(np.concatenate(plan.given))
+        if len({key.dtype for key in self.keys}) == 1 and (kind := NUMPY_TYPES.get(self.keys[0].dtype)):
+            # By NumPy: torch would wake its threads.
+            values = torch.from_numpy(values.numpy().astype(kind, copy=False))
+        parts = values.to(device).split(sizes)
+        held = [part.to(key.dtype) for part, key in zip(parts, self.keys, strict=True)]
+        return Outcome(list(positions), values=held, planned=plan.positions, own=plan.own)

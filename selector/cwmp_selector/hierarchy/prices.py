@@ -17,7 +17,7 @@ import torch
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 from cwmp_selector.candidates.gradients import Layer
-from cwmp_selector.costs import AnyCosts, Ledger, Own, TieredCosts, find, times
+from cwmp_selector.costs import AnyCosts, Ledger, Own, TieredCosts, find, products, times
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import VALUE_BYTES
 
@@ -144,7 +144,7 @@ def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str], 
 
 
 def parts_j(
-    prices: Prices, counts: Sequence[int], lines: Sequence[int], own: Mapping[int, Sequence[float]], payload_bits: float
+    prices: Prices, counts: IntArray, lines: IntArray, own: Mapping[int, Sequence[float]], payload_bits: float
 ) -> dict[str, float]:
     """Return the joules by cause, each correctly rounded: `entries`, and where priced `lines`, `tensors`, `payload`.
 
@@ -155,24 +155,23 @@ def parts_j(
         own: Numbers whose sum is the joules of the kept entries, of tensors whose entries differ, by place.
         payload_bits: Bits of the payload.
     """
-    entries: list[float] = []
-    touched: list[float] = []
+    sparse = counts > 0
     once: list[float] = []
-    for place, (count, line) in enumerate(zip(counts, lines, strict=True)):
-        if not count:
-            continue
-        mine = list(own[place]) if place in own else times(count, float(prices.entry[place]))
-        paid = times(line, float(prices.line[place]))
-        fixed = float(prices.once[place])
-        if count == prices.sizes[place] and prices.dense[place] < math.fsum([*mine, *paid, fixed]):
+    for place in np.flatnonzero(sparse & (counts == prices.sizes) & np.isfinite(prices.dense)).tolist():
+        mine = list(own[place]) if place in own else times(int(counts[place]), float(prices.entry[place]))
+        paid = times(int(lines[place]), float(prices.line[place]))
+        if prices.dense[place] < math.fsum([*mine, *paid, float(prices.once[place])]):
             once.append(float(prices.dense[place]))
-            continue
-        entries += mine
-        touched += paid
-        once.append(fixed)
+            sparse[place] = False
+    alike = sparse.copy()
+    alike[list(own)] = False
+    entries = products(counts[alike], prices.entry[alike])
+    entries += [joules for place, held in own.items() if sparse[place] for joules in held]
     parts = {"entries": math.fsum(entries)}
     if prices.tiered:
-        payload = [prices.payload_j if any(counts) else 0.0, prices.bit_j * payload_bits]
+        touched = products(lines[sparse], prices.line[sparse]) if prices.line.any() else []
+        once += prices.once[sparse].tolist()
+        payload = [prices.payload_j if counts.any() else 0.0, prices.bit_j * payload_bits]
         parts |= {"lines": math.fsum(touched), "tensors": math.fsum(once), "payload": math.fsum(payload)}
         # The sum of rounded parts is to be the rounded sum: the smallest that is no dust, and so the finest, makes that good.
         whole = math.fsum(entries + touched + once + payload)

@@ -19,6 +19,9 @@ from cwmp_selector.hierarchy.prices import Prices
 BITS = 11
 """Candidates are sorted into at most two to this power bins by price."""
 
+FEW_BITS = 6
+"""Bits of the number of tensors up to which there are that many bins; of more tensors there are fewer."""
+
 EXACT = 1e-12
 """Relative rounding of sums: what seems to exceed the budget by no more is tried."""
 
@@ -151,7 +154,8 @@ class Planned:
         # The bits of a positive float64 order it.
         bits = score.view(np.int64)
         base, top = (int(bits.min()), int(bits.max())) if bits.size else (0, 0)
-        shift = max((top - base).bit_length() - BITS, 0)
+        most = BITS - max(prices.sizes.size.bit_length() - FEW_BITS, 0)
+        shift = max((top - base).bit_length() - max(most, 3), 0)
         self.bin = bits - base >> shift
         self.bins = int(self.bin.max(initial=0)) + 1
         edges = (np.arange(self.bins) << shift) + base
@@ -214,8 +218,8 @@ class Planned:
             bound = fits.value + fits.price * (most - fits.cost)
             return Chosen(kept, fits.modes == WHOLE, fits.value, fits.cost, fits.price, fits.price, bound)
         beyond = self.at(low)
-        trials = [fits.modes, beyond.modes]
         apart = np.flatnonzero(fits.modes != beyond.modes)
+        trials = [fits.modes, beyond.modes] if apart.size else [fits.modes]
         if 1 < apart.size <= FLIPS:
             trials += [np.where(np.arange(fits.modes.size) == place, beyond.modes, fits.modes) for place in apart]
         if (beyond.modes[apart] == WHOLE).any():
@@ -265,13 +269,16 @@ class Planned:
 
     def at_price(self, price: float) -> Level:
         """Return the best choice at any price."""
-        bought = self.scores.score >= price
+        # Whole bins above the price are added up already.
+        first = int(np.searchsorted(self.edges[: self.bins], price, side="right"))
+        bought = np.flatnonzero(self.bin == first - 1)
+        bought = bought[self.scores.score[bought] >= price]
         tensor, size = self.pool.tensor[bought], self.once.size
-        return self.level(
-            price,
-            summed(tensor, self.pool.value[bought], size),
-            summed(tensor, self.scores.cost[bought], size),
-        )
+        values = summed(tensor, self.pool.value[bought], size)
+        costs = summed(tensor, self.scores.cost[bought], size)
+        if first < self.bins:
+            values, costs = values + self.values[:, first], costs + self.costs[:, first]
+        return self.level(price, values, costs)
 
     def within(self, modes: IntArray, most: float) -> Chosen | None:
         """Return the choice within a budget where it is fixed what becomes of each tensor; None if that alone costs more."""
