@@ -102,7 +102,7 @@ class Costs:
         )
 
 
-FEW = 1 << 12
+FEW = 1 << 8
 """Numbers that are added one by one."""
 
 AnyCosts: TypeAlias = "float | Mapping[str, Cost] | TieredCosts"

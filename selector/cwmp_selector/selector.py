@@ -175,8 +175,9 @@ class Selector:
                     found = [torch.from_numpy(where).to(layer.flat.device) for layer, where in pairs]
                     bits = float(self._update(layers, Outcome(found), None, {}).payload_bits)
                 counts = np.array([where.size for where in positions], dtype=np.int64)
-                pairs = zip(positions, prices.per_line.tolist(), strict=True)
-                lines = np.array([lines_at(where, size) for where, size in pairs], dtype=np.int64)
+                sizes = prices.per_line.tolist()
+                touched = [lines_at(where, size) for where, size in zip(positions, sizes, strict=True)]
+                lines = np.array(touched, dtype=np.int64)
                 parts = {place: addends(joules) for place, joules in own.items()}
                 last = positions, _tiered_parts_j(costs, prices, layers, counts, lines, parts, bits)
             return last[1]

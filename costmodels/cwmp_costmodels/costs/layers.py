@@ -295,6 +295,7 @@ def layer_costs(
             factors=UpdateFactors(profile, tensor, scenario.optimizer),
             receiver_factors=UpdateFactors(profile, tensor, "sgd"),
             compiled=sparse_mode(profile, tensor, scenario.optimizer) == "entries",
+            receiver_compiled=sparse_mode(profile, tensor, "sgd") == "entries",
             gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
             prices=prices,
             scenario=scenario,

@@ -105,6 +105,7 @@ class LayerCost:
         receiver_shares: The same for a receiver.
         compiled: Whether chosen entries are written by this project's compiled kernels, as the profile measured them (one pass), or
             by torch's indexed ones (gather, compute, scatter).
+        receiver_compiled: The same of a receiver's addition, which is priced as a step of SGD.
         factors: Corrections of the local update.
         receiver_factors: Corrections of a receiver's addition.
         gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
@@ -125,6 +126,7 @@ class LayerCost:
     shares: Mapping[str, float] | None = None
     receiver_shares: Mapping[str, float] | None = None
     compiled: bool = False
+    receiver_compiled: bool = False
 
     @cached_property
     def line_entries(self) -> int:
@@ -336,10 +338,18 @@ class LayerCost:
         scattered_only = self._decays_whole and mode == "sparse"
         optimizer = "sgd" if scattered_only else scenario.optimizer
         decay = scenario.weight_decay and not scattered_only
-        own = self._counts(kept, self.shares or {self.level: 1.0}, optimizer, temporaries_of, weight_decay=decay)
+        own = self._counts(
+            kept,
+            self.shares or {self.level: 1.0},
+            optimizer,
+            temporaries_of,
+            compiled=self.compiled,
+            weight_decay=decay,
+        )
         updates = [(scenario.local_steps, self.factors.at(mode, density), own)]
         if scenario.receivers:
-            theirs = self._counts(kept, self.receiver_shares or {self.receiver_level: 1.0}, "sgd", temporaries_of)
+            shares = self.receiver_shares or {self.receiver_level: 1.0}
+            theirs = self._counts(kept, shares, "sgd", temporaries_of, compiled=self.receiver_compiled)
             updates.append((scenario.receivers, self.receiver_factors.at(mode, density), theirs))
         return updates
 
@@ -354,6 +364,7 @@ class LayerCost:
         optimizer: Optimizer,
         temporaries_of: float | None,
         *,
+        compiled: bool = False,
         weight_decay: bool = False,
     ) -> Counts:
         tensor, device = self.tensor, self.prices.profile.device.info()
@@ -373,7 +384,7 @@ class LayerCost:
         temporaries = kept if temporaries_of is None else temporaries_of
         near = device.level_of(temporaries * TEMPORARY_BYTES)
         # Weight decay is part of the compiled loops whether there is any or not.
-        update = fused_update if self.compiled else partial(sparse_update, weight_decay=weight_decay)
+        update = fused_update if compiled else partial(sparse_update, weight_decay=weight_decay)
         return blend(
             shares,
             lambda level: update(

@@ -113,11 +113,11 @@ class Chooser:
                 pool = self.candidates.above(power, max(low, floor), whole)
                 search = Search(pool, self.prices, floor, whole=whole)
             mine = self._plan(search.pool, np.flatnonzero(chosen.kept))
-            for place in np.flatnonzero(chosen.whole):
+            for place in np.flatnonzero(chosen.whole).tolist():
                 mine.positions[place] = np.arange(self.prices.sizes[place])
                 mine.given[place] = self.keys[place].to(torch.float64, copy=True).cpu().numpy()
                 if place in mine.own:
-                    mine.own[place] = np.array(self.prices.addends[place])
+                    mine.own[place] = np.array(list(self.prices.addends[place]))
             done = bool(chosen.price <= floor)
             found = replace(mine, value=chosen.value, bound=chosen.bound, price=chosen.price)
             return replace(found, everything=done, gap=chosen.gap)
@@ -242,11 +242,11 @@ class Chooser:
         device = self.keys[0].device
         sizes = [where.size for where in plan.positions]
         # Tensors of one storage: many small ones would take longer each for itself.
-        positions = torch.from_numpy(np.concatenate(plan.positions)).to(device).split(sizes)
+        where = torch.from_numpy(np.concatenate(plan.positions)).to(device)
         values = torch.from_numpy(np.concatenate(plan.given))
         if len({key.dtype for key in self.keys}) == 1 and (kind := NUMPY_TYPES.get(self.keys[0].dtype)):
             # By NumPy: torch would wake its threads.
             values = torch.from_numpy(values.numpy().astype(kind, copy=False))
-        parts = values.to(device).split(sizes)
+        parts = torch.split(values.to(device), sizes)
         held = [part.to(key.dtype) for part, key in zip(parts, self.keys, strict=True)]
-        return Outcome(list(positions), values=held, planned=plan.positions, own=plan.own)
+        return Outcome(list(torch.split(where, sizes)), values=held, planned=plan.positions, own=plan.own)

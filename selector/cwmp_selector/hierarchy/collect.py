@@ -211,17 +211,17 @@ class Collector:
         asked = list(offers)
         keys = [self.keys[place] for place in asked]
         parts = self.engine.extract_lines(keys, list(offers.values()), square=power == 2)
-        found = [(asked[place], *rest) for place, *rest in parts]
+        found = [(asked[place], where, values, own) for place, where, values, own in parts]
         sizes = [where.size for _, where, _, _ in found]
         tensor = np.repeat(np.array([place for place, _, _, _ in found], dtype=np.int64), sizes)
         position = np.concatenate([where for _, where, _, _ in found]) if found else np.empty(0, np.int64)
         given = np.concatenate([values.astype(np.float64) for _, _, values, _ in found]) if found else np.empty(0)
         entry = self.prices.entry[tensor]
         end = 0
-        for size, (_, _, _, own) in zip(sizes, found, strict=True):
+        for size, (place, where, _, own) in zip(sizes, found, strict=True):
             end += size
-            if own is not None:
-                entry[end - size : end] = own
+            if place in self.prices.own:
+                entry[end - size : end] = gathered(self.prices.own[place], where) if own is None else own
         return self._pool(tensor, position, given, entry, power, low)
 
     def _pool(

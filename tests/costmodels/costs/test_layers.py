@@ -504,3 +504,22 @@ def test_every_other_shipped_profile_gives_costs(name):
         other = lines_touched(4_608, 46, entry_bytes=4, line_bytes=64) / 46
         got = costs.entry_j("fc1.weight", 1003 / 100_352) / costs.entry_j("conv2.weight", 46 / 4_608)
         assert got == pytest.approx(ratio * shared / other, rel=0.01)
+
+
+def test_receivers_are_priced_by_the_kernels_measured_for_their_own_step():
+    """Adam measured on compiled kernels, SGD not: the receiver's part is as without that measurement, and the other way round."""
+
+    def receiver_j(layers):
+        profile = make_profile(layers=layers)
+        parts = [
+            layer_costs(profile, BIG, Scenario(optimizer="adam", receivers=n)).entry_j("weight", 0.01) for n in (0, 1)
+        ]
+        return parts[1] - parts[0], parts[0]
+
+    (none, own), (adam, fused), (sgd, same) = (
+        receiver_j(layers) for layers in ({}, {"linear/adam/entries": factor(1.0)}, {"linear/sgd/entries": factor(1.0)})
+    )
+    assert adam == pytest.approx(none, rel=1e-9)
+    assert fused < 0.99 * own
+    assert same == pytest.approx(own, rel=1e-9)
+    assert sgd != pytest.approx(none, rel=1e-3)

@@ -5,6 +5,11 @@ import copy
 import pytest
 import torch
 
+from cwmp_profiler.counts import STATE_TENSORS
+from cwmp_profiler.devices.torch_device import TorchDevice
+from cwmp_profiler.kernels.compiled import available, load
+from cwmp_profiler.workloads import WORKLOADS
+from cwmp_profiler.workloads.operands import Operands
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.frameworks.sparse_step import SparseStep
 from cwmp_selector.selector import Selector
@@ -212,3 +217,30 @@ def test_a_sparse_embedding_keeps_its_kind_of_gradient():
         optimizer.step()
         assert int((table.weight != before).sum()) == 5
         assert torch.equal(table.weight.grad.to_dense(), sparse.update.to_dense()["weight"])
+
+
+@pytest.mark.skipif(not available(), reason="Numba (the extra `fast`) is not installed")
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_sparse_step_runs_the_loop_that_the_update_workload_measures(monkeypatch, optimizer):
+    """What is priced as mode `entries` is what SparseStep runs: the same compiled loop, on the parameter and all of its state."""
+    load()
+    from cwmp_profiler.kernels import loops
+
+    ran = []
+    for name in ("add", "sgd", "momentum", "adam"):
+        monkeypatch.setattr(loops, name, lambda tensors, *_, name=name: ran.append((name, len(tensors))))
+    params = {"layer": "linear", "shape": [4096], "n": 4096, "optimizer": optimizer, "mode": "entries", "density": 0.1}
+    WORKLOADS["update.step"].build(params, TorchDevice("cpu").info, Operands("cpu", 1))()
+    measured, ran[:] = list(ran), []
+    parameter = torch.nn.Parameter(torch.randn(4096))
+    parameter.grad = torch.randn(4096)
+    steps = MAKERS[optimizer]([parameter])
+    SparseStep(steps, [("p", parameter)], Selector(1.0, k=400))
+    steps.step()
+    # Error feedback adds besides.
+    stepped = [call for call in ran if call[0] != "add"]
+    assert measured == stepped == [(optimizer, 1 + STATE_TENSORS[optimizer])]
+    ran.clear()
+    update = Selector(1.0, k=400).select({"p": torch.randn(4096)})
+    update.apply_to({"p": torch.zeros(4096)})
+    assert ran == [("add", 1)]

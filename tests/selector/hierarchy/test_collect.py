@@ -1,11 +1,13 @@
 """Candidates of large gradients: a sample tells the price, one pass collects, and the answer is that of all entries."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
 from cwmp_profiler.kernels.compiled import available
-from cwmp_selector.costs import Costs
+from cwmp_selector.costs import Costs, products
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.hierarchy import collect
 from cwmp_selector.selector import Selector
@@ -129,3 +131,54 @@ def test_threads_do_not_change_the_answer():
     same(found[0], found[1])
     same(found[0], found[2])
     assert np.isfinite(found[0].gap_bound)
+
+
+def test_products_add_up_without_rounding():
+    """Counts times joules as numbers whose sum is exact, as fractions tell; counts beyond 2^26 too."""
+    generator = np.random.default_rng(0)
+    counts = np.concatenate([generator.integers(0, 1 << 12, 50), generator.integers(1 << 27, 1 << 40, 50)])
+    joules = 10.0 ** generator.uniform(-30, 3, 100)
+    exact = sum(Fraction(int(count)) * Fraction(float(cost)) for count, cost in zip(counts, joules, strict=True))
+    assert sum(map(Fraction, products(counts, joules))) == exact
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("numba", marks=needs_numba)])
+def test_cheap_entries_first_in_large_gradients(monkeypatch, engine):
+    """Of a large gradient only the tensors that the budget reaches are looked through; the answer is that of all entries."""
+    g = gradient()
+    for kind in ("layer", "own"):
+        found = Selector(costs_of(g, kind), budget_j=20_000.0, rule="cheapest", engine=engine).select(g)
+        counted = Selector(costs_of(g, kind), k=3_000, rule="cheapest", engine=engine).select(g)
+        with monkeypatch.context() as patch:
+            patch.setattr(collect, "SMALL", 1 << 30)
+            all_of = Selector(costs_of(g, kind), budget_j=20_000.0, rule="cheapest", engine=engine).select(g)
+            every = Selector(costs_of(g, kind), k=3_000, rule="cheapest", engine=engine).select(g)
+        assert all(torch.equal(found.indices[n], all_of.indices[n]) for n in g)
+        assert found.energy_j == all_of.energy_j
+        assert counted.energy_j == every.energy_j
+        assert all(torch.equal(counted.indices[n], every.indices[n]) for n in g)
+
+
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1", "top-k"])
+def test_a_number_of_entries_of_a_large_gradient(monkeypatch, rule):
+    """k entries in the rule's order, found from candidates, are those of all entries."""
+    g = gradient()
+    limits = ({"k": 3_000}, {"budget_j": 20_000.0})
+    found = [Selector(costs_of(g, "own"), rule=rule, **limit).select(g) for limit in limits]
+    monkeypatch.setattr(collect, "SMALL", 1 << 30)
+    every = [Selector(costs_of(g, "own"), rule=rule, **limit).select(g) for limit in limits]
+    assert sum(found[0].kept.values()) == 3_000
+    for mine, theirs in zip(found, every, strict=True):
+        assert all(torch.equal(mine.indices[n], theirs.indices[n]) for n in g)
+        assert mine.energy_j == theirs.energy_j
+
+
+def test_a_tensor_too_dear_whole_is_kept_in_part():
+    """Two tensors, the second of which the budget does not pay for as a whole: lines of it fill the budget."""
+    generator = torch.Generator().manual_seed(0)
+    g = {name: torch.rand(100_000, generator=generator) + 0.5 for name in ("a", "b")}
+    costs = Costs(1.0, line_j=100.0, tensor_j=1_000.0, dense_j={"a": 50_000.0, "b": 50_000.0})
+    update = Selector(costs, budget_j=90_000.0, rule="cwmp-l1").select(g)
+    assert max(update.kept.values()) == 100_000
+    assert min(update.kept.values()) > 0
+    assert update.energy_j > 0.99 * 90_000
