@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cwmp_profiler.kernels.compiled import machine_code
+from cwmp_profiler.kernels.machine import machine_code
 from cwmp_selector.candidates.find import Engine, Found, NonFiniteError, Offer, Part
 from cwmp_selector.candidates.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray, threshold_bits
 

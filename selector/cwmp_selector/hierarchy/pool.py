@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cwmp_profiler.kernels.compiled import chosen, machine_code
+from cwmp_profiler.kernels.compiled import chosen
+from cwmp_profiler.kernels.machine import machine_code
 from cwmp_selector.candidates.compiled import score_lines
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cwmp_profiler.kernels.compiled import machine_code
+from cwmp_profiler.kernels.machine import machine_code
 from cwmp_selector.candidates.compiled import PLACES, SPREAD
 from cwmp_selector.candidates.floats import IntArray
 

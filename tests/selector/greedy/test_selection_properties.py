@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwmp_profiler.kernels.compiled import available, machine_code
+from cwmp_profiler.kernels.compiled import available
+from cwmp_profiler.kernels.machine import machine_code
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates import find as candidates
 from cwmp_selector.candidates.floats import from_bits, magnitude_bits, threshold_bits
