@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cwmp_profiler.kernels.loops import machine_code
+from cwmp_profiler.kernels.machine import machine_code
 
 
 def _chase(links: Any, start: int, steps: int) -> int:
