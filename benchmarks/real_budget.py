@@ -3,9 +3,10 @@
     python benchmarks/real_budget.py                    # SGD, seconds
     python benchmarks/real_budget.py --optimizer adam
 
-1. Prices: the `update` workloads (`entries`, `lines`, `dense`) run on tensors of the model's sizes at several densities, and
-   seconds = once + entry x entries + line x lines is fitted to each tensor, as its costs in this run; so are the places that a pilot
-   selection from other gradients buys. Half of the repeats are left out of the fit, and its error on those is shown.
+1. Prices: the `update` workloads (`entries`, `dense`) run on tensors of the model's sizes at several densities, and
+   seconds = once + entry x entries + line x lines is fitted to each tensor, as its costs in this run; so are 2, 6 and 12 entries a
+   line, and the places that a pilot selection from other gradients buys. Whole lines are written as vectors, several times faster an
+   entry than what selections buy, and are left out. Half of the repeats are left out of the fit, and its error on those is shown.
 2. Selection: gradients of a small network of embedding, convolutions and linear layers (tokens by Zipf, error feedback over some
    batches). `cwmp` and `top-k` select within the same priced seconds, and `cwmp`
    once more with just as much squared error as `top-k` leaves.
@@ -127,6 +128,13 @@ def lines_of(index: torch.Tensor) -> int:
     return int(torch.unique(index // LINE).numel())
 
 
+def clustered(n: int, density: float, within: int) -> torch.Tensor:
+    """Return ascending places of so many entries of random lines, as selections by lines buy them; whole lines go as vectors, faster."""
+    lines = torch.randperm(n // LINE)[: max(int(n * density) // within, 1)].sort().values
+    places = torch.rand(lines.numel(), LINE).argsort(1)[:, :within].sort(1).values
+    return (lines[:, None] * LINE + places).view(-1)
+
+
 def price_tensor(
     n: int,
     optimizer: str,
@@ -145,20 +153,24 @@ def price_tensor(
     def step_of_ones() -> object:
         return DENSE_STEPS[optimizer](one, one, [one, one])
 
-    for mode in ("entries", "lines"):
-        for density in (near / 1.6, near, near * 1.6):
-            if int(n * density) < 2 * LINE or density > 0.5:
-                continue
-            params = {"layer": "linear", "shape": [n], "n": n, "optimizer": optimizer, "mode": mode, "density": density}
-            k = int(n * density)
-            lines = k / LINE if mode == "lines" else n / LINE * (1 - (1 - density) ** LINE)
-            step = workload.build(params, device.info, operands)
-            step()
-            times = [timed(sweep, step, warm) for _ in range(2 * repeats)]
-            rows.append((1.0, float(k), lines))
-            seen.append(usual(times[::2]))
-            unseen.append(usual(times[1::2]))
-    for index in patterns:
+    for density in (near / 1.6, near, near * 1.6):
+        if int(n * density) < 2 * LINE or density > 0.5:
+            continue
+        params = {
+            "layer": "linear",
+            "shape": [n],
+            "n": n,
+            "optimizer": optimizer,
+            "mode": "entries",
+            "density": density,
+        }
+        step = workload.build(params, device.info, operands)
+        step()
+        times = [timed(sweep, step, warm) for _ in range(2 * repeats)]
+        rows.append((1.0, float(int(n * density)), n / LINE * (1 - (1 - density) ** LINE)))
+        seen.append(usual(times[::2]))
+        unseen.append(usual(times[1::2]))
+    for index in [*patterns, *(clustered(n, near, within) for within in (2, 6, 12))]:
         if not 2 * LINE <= index.numel() < n:
             continue
         tensors = [operands.take(name, n) for name in ("parameter", "state0", "state1")[: 1 + STATE_TENSORS[optimizer]]]
