@@ -13,5 +13,9 @@ class DataError(FederatedError):
     """A data set is missing, damaged or not the one that its name promises."""
 
 
-class PayloadError(FederatedError):
+class ReplyError(FederatedError):
     """A client's reply is not a valid update. The strategy leaves the client out of the round and names it."""
+
+
+PayloadError = ReplyError
+"""What `ReplyError` was called; `cwmp_selector.errors.PayloadError` is of bytes that are no payload."""

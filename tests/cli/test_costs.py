@@ -68,6 +68,12 @@ def test_json_holds_the_same_joules_as_the_library(capsys, profile):
     assert data["provenance"] == "simulated"
 
 
+def test_a_density_below_one_entry_is_no_density(capsys):
+    status, text, _ = run(capsys, "simulated-board", "--model", "cnn")
+    assert status == 0
+    assert "dense above the first entry to a density of 0." in " ".join(text.split())
+
+
 def test_an_estimate_is_called_one_and_has_no_excluded_cost(capsys, tmp_path):
     fit = FitBlock(
         windows=9,

@@ -75,10 +75,11 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
         lines.append(
             f"always      {told} a round whatever is kept (select: one read of every gradient entry, at least)"
         )
-    turns = [turn for name in costs.names() if (turn := costs.dense_from(name)) is not None]
+    turns = {name: turn for name in costs.names() if (turn := costs.dense_from(name)) is not None}
     if turns:
         lines.append(
-            f"write       scatter below, dense above a density of {min(turns):.2g} to {max(turns):.2g} by tensor "
+            f"write       scatter below, dense above {_turn(costs, min(turns, key=turns.__getitem__))} to "
+            f"{_turn(costs, max(turns, key=turns.__getitem__))} by tensor "
             f"(joules of the device; {len(turns)} of {len(costs.names())} tensors)"
         )
     if costs.burst_j():
@@ -176,3 +177,9 @@ def _some(names: list[str]) -> str:
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _turn(costs: LayerCosts, name: str) -> str:
+    """Return the density from which a tensor is cheaper written dense; below one entry it always is."""
+    density = costs.dense_from(name) or 0.0
+    return f"a density of {density:.2g}" if density * costs.numel(name) >= 1 else "the first entry"

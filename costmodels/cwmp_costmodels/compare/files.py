@@ -7,7 +7,7 @@ from pathlib import Path
 from cwmp_costmodels.compare.profiles import Comparison, compare_profiles
 from cwmp_costmodels.compare.sessions import compare_sessions
 from cwmp_costmodels.errors import FitError
-from cwmp_costmodels.profile.files import load_profile
+from cwmp_costmodels.profile.files import load_profile, shipped_profiles
 from cwmp_profiler.file_kinds import KINDS, kind_of
 from cwmp_profiler.sessions.measurements import KIND, MAX_LINE_BYTES, read_measurements
 from cwmp_profiler.sessions.rails import require_total
@@ -24,6 +24,8 @@ def compare_files(first: str, second: str) -> Comparison:
     sessions = [name for name in (first, second) if is_session(Path(name))]
     if len(sessions) == 1:
         other = second if sessions[0] == first else first
+        if not Path(other).exists() and other not in shipped_profiles():
+            raise FitError(f"no file {other}; give a second session to compare {sessions[0]} with")
         raise FitError(
             f"{sessions[0]} is a session and {other} a profile; fit the session first, or give two of a sort"
         )

@@ -90,10 +90,10 @@ def _groups(null: Array, names: Sequence[str]) -> list[tuple[str, ...]]:
     projector = np.abs(null.T @ null) > 1e-6
     left, groups = set(range(len(names))), []
     while left:
-        group, frontier = set(), {min(left)}
-        while frontier:
-            group |= frontier
-            frontier = {int(j) for i in frontier for j in np.flatnonzero(projector[i])} - group
+        group, reached = set(), {min(left)}
+        while reached:
+            group |= reached
+            reached = {int(j) for i in reached for j in np.flatnonzero(projector[i])} - group
         left -= group
         groups.append(tuple(names[index] for index in sorted(group)))
     return groups

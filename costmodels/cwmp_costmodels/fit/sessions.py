@@ -23,7 +23,7 @@ from cwmp_costmodels.fit.layers import fit_layers
 from cwmp_costmodels.fit.residuals import with_residuals
 from cwmp_costmodels.fit.samples import Array, Samples
 from cwmp_costmodels.fit.static_power import StaticRows, choose_rows
-from cwmp_costmodels.fit.statistics import Models, fit_block
+from cwmp_costmodels.fit.statistics import BothFits, fit_block
 from cwmp_costmodels.profile.schema import Coefficient, DeviceBlock, MeasurementsRef, MeterBlock, Profile
 from cwmp_costmodels.units import STATIC_POWER, energy_unit, time_unit
 from cwmp_profiler.provenance import Provenance
@@ -146,7 +146,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def _fit_models(found: Gathered, *, attributed: bool, final: bool, bootstrap: int, rng: np.random.Generator) -> Models:
+def _fit_models(
+    found: Gathered, *, attributed: bool, final: bool, bootstrap: int, rng: np.random.Generator
+) -> BothFits:
     active = found.main.take(found.main.active)
     _check_enough(found, active)
     time = fit_linear(active.x, active.duration_s, active.point, work_of(active))
@@ -165,7 +167,7 @@ def _fit_models(found: Gathered, *, attributed: bool, final: bool, bootstrap: in
     design, names = (time.weighted(), active.names) if attributed else (energy.weighted(), (STATIC_POWER, *used.names))
     if included:
         design, names = design[:, 1:], names[1:]
-    return Models(
+    return BothFits(
         rows=rows,
         energy=energy,
         time=time,
@@ -196,7 +198,7 @@ def _check_identified(found: Gathered, conditions: Conditioning) -> None:
 
 
 def _coefficients(
-    models: Models, names: Sequence[str], *, attributed: bool
+    models: BothFits, names: Sequence[str], *, attributed: bool
 ) -> tuple[dict[str, Coefficient], dict[str, Coefficient]]:
     static = float(models.energy.coef[0])
     if attributed:

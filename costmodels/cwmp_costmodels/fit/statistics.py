@@ -25,7 +25,7 @@ from cwmp_costmodels.profile.schema import FitBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
+class BothFits:
     """The two fitted models.
 
     Attributes:
@@ -48,7 +48,7 @@ class Models:
 def fit_block(
     found: Gathered,
     used: Samples,
-    models: Models,
+    models: BothFits,
     held_out: HeldOutErrors,
     *,
     attributed: bool,
@@ -106,7 +106,7 @@ def fit_block(
     )
 
 
-def _dynamic_share(models: Models, used: Samples) -> float | None:
+def _dynamic_share(models: BothFits, used: Samples) -> float | None:
     """Return what share of the joules work adds to static power where it adds most: a constant reading fits well, and says nothing."""
     dynamic = used.x @ models.energy.coef[1:]
     share = (dynamic / np.maximum(dynamic + models.energy.coef[0] * used.duration_s, 1e-300))[used.active]

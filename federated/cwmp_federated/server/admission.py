@@ -14,13 +14,13 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor, nn
 
-from cwmp_federated.errors import PayloadError
+from cwmp_federated.errors import ReplyError
 from cwmp_federated.server.limits import Limits, RunningNorm
 from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, one_line
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.state import State, aliases, buffer_shapes, parameter_shapes
-from cwmp_selector.errors import PayloadError as CodecError
+from cwmp_selector.errors import PayloadError
 from cwmp_selector.update import SparseUpdate
 
 REMEMBERED = 4096
@@ -60,7 +60,7 @@ class Gate:
             limits: What is tolerated.
             aliases: Further names of shared parameters; None does not know.
             examples: Images by client, where the server knows them; no client may claim others.
-            check_joules: Raises PayloadError for joules that do not follow from what was sent.
+            check_joules: Raises ReplyError for joules that do not follow from what was sent.
         """
         self.shapes, self.buffers, self.limits = dict(shapes), dict(buffers), limits
         self.aliases, self.knows_aliases, self.weighted_by = dict(aliases or {}), aliases is not None, wire.NUM_EXAMPLES
@@ -121,22 +121,22 @@ class Gate:
             return
         try:
             outcome.accepted.append(self.check(reply, number))
-        except (PayloadError, CodecError) as error:
+        except (ReplyError, PayloadError) as error:
             outcome.left_out.append(LeftOut(node, f"refused: {one_line(str(error))}", flower.message_bytes(reply)))
 
     def check(self, reply: Message, number: int | None = None) -> Accepted:
         """Return the update in a reply.
 
         Raises:
-            PayloadError: If it is not whole, valid, finite, for this model and of this round.
+            ReplyError: If it is not whole, valid, finite, for this model and of this round.
         """
         content = reply.content
         record = content.get(wire.UPDATE)
         if not isinstance(record, ArrayRecord) or wire.PAYLOAD not in record:
-            raise PayloadError("the reply holds no encoded update; does the client use the CWMP mod?")
+            raise ReplyError("the reply holds no encoded update; does the client use the CWMP mod?")
         wanted = {wire.PAYLOAD, wire.BUFFERS} if self.buffers else {wire.PAYLOAD}
         if set(record) != wanted:
-            raise PayloadError(
+            raise ReplyError(
                 f"the reply holds {', '.join(one_line(key)[:40] for key in sorted(record)[:4])}, expected {', '.join(sorted(wanted))}; "
                 "make the server's gate with Gate.of(model)"
             )
@@ -145,7 +145,7 @@ class Gate:
         update = SparseUpdate.from_bytes(payload, self.shapes)
         norm = _norm(update.values.values())
         if not math.isfinite(norm):
-            raise PayloadError("the update's norm is not finite")
+            raise ReplyError("the update's norm is not finite")
         buffers = {}
         if self.buffers:
             entries = sum(math.prod(shape) for shape in self.buffers.values())
@@ -154,7 +154,7 @@ class Gate:
         report = wire.read_report(content)
         self._check_counts(report, update, len(payload), flower.message_bytes(reply))
         if number is not None and report.numbers["round"] != number:
-            raise PayloadError(f"replayed: the report is of round {report.numbers['round']:g}, this is round {number}")
+            raise ReplyError(f"replayed: the report is of round {report.numbers['round']:g}, this is round {number}")
         accepted = Accepted(
             node=reply.metadata.src_node_id,
             message=reply,
@@ -169,7 +169,7 @@ class Gate:
         )
         if accepted.digest in self._seen:
             node, round_ = self._seen[accepted.digest]
-            raise PayloadError(f"replayed: this very update came from node {node} in round {round_}")
+            raise ReplyError(f"replayed: this very update came from node {node} in round {round_}")
         if self._check_joules is not None:
             self._check_joules(accepted)
         return accepted
@@ -177,24 +177,24 @@ class Gate:
     def _weight(self, report: wire.Report) -> int | float:
         value, most = report.metrics.get(self.weighted_by), self.limits.max_examples
         if value is None or isinstance(value, list):
-            raise PayloadError(f"the reply has no metric {self.weighted_by!r}, by which the strategy weighs clients")
+            raise ReplyError(f"the reply has no metric {self.weighted_by!r}, by which the strategy weighs clients")
         if not 0 < value <= most or (self.weighted_by == wire.NUM_EXAMPLES and value < 1):
-            raise PayloadError(f"{self.weighted_by} is {value!r}, expected 1 to {most}")
+            raise ReplyError(f"{self.weighted_by} is {value!r}, expected 1 to {most}")
         client = int(report.numbers["client"])
         if self._examples is not None:
             if client not in self._examples:
-                raise PayloadError(f"the reply is of client {client}, expected 0 to {len(self._examples) - 1}")
+                raise ReplyError(f"the reply is of client {client}, expected 0 to {len(self._examples) - 1}")
             if self.weighted_by == wire.NUM_EXAMPLES and value != self._examples[client]:
-                raise PayloadError(f"num-examples is {value}, but client {client} holds {self._examples[client]}")
+                raise ReplyError(f"num-examples is {value}, but client {client} holds {self._examples[client]}")
         return value
 
     def _check_counts(self, report: wire.Report, update: SparseUpdate, payload: int, message: int) -> None:
         found = {"payload_bytes": payload, "kept": sum(update.kept.values()), "entries": self._entries}
         for name, value in found.items():
             if report.numbers[name] != value:
-                raise PayloadError(f"the energy report says {name} = {report.numbers[name]:g}, the reply has {value}")
+                raise ReplyError(f"the energy report says {name} = {report.numbers[name]:g}, the reply has {value}")
         if abs(report.numbers["bytes_up"] - message) > 512 + message / 100:
-            raise PayloadError(f"the energy report says {report.numbers['bytes_up']:g} bytes, the reply has {message}")
+            raise ReplyError(f"the energy report says {report.numbers['bytes_up']:g} bytes, the reply has {message}")
 
     def _tell_apart(self, outcome: Admission, asked: set[int]) -> None:
         """Let one node play one client. Whoever played it before goes first; if nobody did, none of those who claim it does."""

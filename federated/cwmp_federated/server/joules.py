@@ -8,7 +8,7 @@ import math
 from cwmp_federated.client.energy import ClientEnergy, Work
 from cwmp_federated.client.learning import batches
 from cwmp_federated.client.setup import Setup, generator
-from cwmp_federated.errors import PayloadError
+from cwmp_federated.errors import ReplyError
 from cwmp_federated.server.replies import Accepted
 from cwmp_selector.update import lines_touched
 
@@ -36,7 +36,7 @@ class JouleCheck:
         self._warned: set[int] = set()
 
     def __call__(self, accepted: Accepted) -> None:
-        """Raise PayloadError if the claim does not follow from the reply."""
+        """Raise ReplyError if the claim does not follow from the reply."""
         numbers, config = accepted.report.numbers, self._setup.config
         count = len(self._setup.parts[accepted.client])
         plan = batches(count, config.batch_size, config.local_epochs, generator(0))
@@ -46,7 +46,7 @@ class JouleCheck:
             steps, images = self._steps, self._steps * (config.batch_size + 1)
         for name, value in (("steps", steps), ("images", images)):
             if not 0 < numbers[name] <= value:
-                raise PayloadError(
+                raise ReplyError(
                     f"the energy report says {name} = {numbers[name]:g}, client {accepted.client} has {value}"
                 )
         energy = self._known.get(accepted.report.profile)
@@ -60,7 +60,7 @@ class JouleCheck:
                 )
             return
         if accepted.report.provenance != energy.provenance:
-            raise PayloadError(
+            raise ReplyError(
                 f"the energy report is {accepted.report.provenance}, by profile {accepted.report.profile} it is {energy.provenance}"
             )
         self._compare(accepted, energy, steps=steps, images=images)
@@ -106,16 +106,16 @@ class JouleCheck:
         )
         for name, limit in most.items():
             if numbers[name] > limit * (1 + _SLACK):
-                raise PayloadError(
+                raise ReplyError(
                     f"the energy report says {name} = {numbers[name]:.4g} J; at most {limit:.4g} J follow from the reply {by}"
                 )
         for name in ("uplink", "downlink"):
             if not math.isclose(numbers[name], found[name], rel_tol=_SLACK, abs_tol=1e-15):
-                raise PayloadError(
+                raise ReplyError(
                     f"the energy report says {name} = {numbers[name]:.4g} J; {found[name]:.4g} J follow from the reply {by}"
                 )
         own = numbers["memory"] + numbers["compute"] + numbers["uplink"]
         if numbers["update"] < numbers["uplink"] * (1 - _SLACK) or numbers["update"] > own * (1 + _SLACK):
-            raise PayloadError(
+            raise ReplyError(
                 f"the energy report says update = {numbers['update']:.4g} J, of which uplink {numbers['uplink']:.4g} J, of all {own:.4g} J"
             )

@@ -72,7 +72,7 @@ def joules_until(trajectories: Iterable[Curve], accuracy: float) -> float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RulesCompared:
     """One rule against another at equal budgets.
 
     Attributes:
@@ -97,9 +97,9 @@ class Comparison:
     mean_gain: dict[str, float]
 
 
-def compare(
+def rules_compared(
     first: Mapping[int, Mapping[str, tuple[float, float]]], second: Mapping[int, Mapping[str, tuple[float, float]]]
-) -> Comparison:
+) -> RulesCompared:
     """Compare two rules.
 
     Args:
@@ -120,7 +120,7 @@ def compare(
         curves = [[run[seed][budget] for budget in budgets] for run in (first, second)]
         volumes[seed] = _gain(*curves)
     flat = [difference for found in gains.values() for difference in found]
-    return Comparison(
+    return RulesCompared(
         above=bool(seeds) and len(above) == len(seeds),
         seeds_above=tuple(above),
         seeds=seeds,

@@ -1,4 +1,4 @@
-"""The frontier as a picture: accuracy against joules of updates and in total with intervals over seeds, and the gain over the reference rule."""
+"""The frontier as a picture: accuracy against joules of updates and in total with intervals over seeds, and what a rule is more accurate than the reference by."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cwmp_costmodels.report.draw import plain
 from cwmp_federated.sweep.frontier import interval
 from cwmp_federated.sweep.report import banners, variant
 from cwmp_federated.sweep.runs import Point
@@ -32,7 +33,7 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
         points: Points of the sweep; those at equal k are left out.
         path: PNG, SVG or PDF to write.
         title: What was run.
-        reference: Rule that the lower panel shows gains over.
+        reference: Rule that the lower panel compares with.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -56,6 +57,7 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
             upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
         lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
         upper.set(xscale="log")
+        plain(lower.xaxis, "J", [_mean([p[key] for p in found]) for by in groups.values() for found in by.values()])
         lower.set(xlabel=f"{label}, whole run")
         for panel in (upper, lower):
             panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
@@ -67,7 +69,7 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
     # The interval of a few seeds may leave what an accuracy can be.
     low, high = upper.get_ylim()
     upper.set_ylim(max(low, 0.0), min(high, 1.0))
-    lower.set(ylabel="gain")
+    lower.set(ylabel=f"above {reference}")
     lower.legend(frameon=False, fontsize="small")
     if seeds > 1:
         upper.text(0.01, 0.02, f"bands: 95% interval over {seeds} seeds", transform=upper.transAxes, fontsize="small")
@@ -77,7 +79,7 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
 
 
 def _frontiers(upper: Any, lower: Any, groups: dict[str, dict[str, list[Point]]], key: str, reference: str) -> None:
-    """Draw every rule's frontier over one kind of joules, and below it the gain over the reference."""
+    """Draw every rule's frontier over one kind of joules, and below it the difference to the reference."""
     for name, by_budget in groups.items():
         colour, marker = STYLES.get(name.split(" (")[0], ("#000000", "x"))
         line = "--" if "no feedback" in name else "-"
@@ -86,9 +88,9 @@ def _frontiers(upper: Any, lower: Any, groups: dict[str, dict[str, list[Point]]]
         stats = [interval([p["accuracy"] for p in found]) for found in by_budget.values()]
         _band(upper, joules, stats, order, colour, marker, line, name)
         if name != reference and reference in groups and "no feedback" not in name:
-            gains = [_gains(found, groups[reference].get(budget, [])) for budget, found in by_budget.items()]
-            kept = [i for i in order if gains[i]]
-            stats = [interval(found) if found else (math.nan,) * 3 for found in gains]
+            more = [_more(found, groups[reference].get(budget, [])) for budget, found in by_budget.items()]
+            kept = [i for i in order if more[i]]
+            stats = [interval(found) if found else (math.nan,) * 3 for found in more]
             _band(lower, joules, stats, kept, colour, marker, line, f"{name} minus {reference}")
 
 
@@ -115,7 +117,7 @@ def _groups(points: Sequence[Point]) -> dict[str, dict[str, list[Point]]]:
     return groups
 
 
-def _gains(found: Sequence[Point], base: Sequence[Point]) -> list[float]:
+def _more(found: Sequence[Point], base: Sequence[Point]) -> list[float]:
     accuracy = {p["config"]["seed"]: p["accuracy"] for p in base}
     return [p["accuracy"] - accuracy[p["config"]["seed"]] for p in found if p["config"]["seed"] in accuracy]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from cwmp_federated.records.ledger import CAUSES, REFUSED, share_of
 from cwmp_federated.sweep.frontier import (
-    Comparison,
+    RulesCompared,
     common_range,
-    compare,
     hypervolume,
     interval,
     joules_to,
     joules_until,
+    rules_compared,
 )
 from cwmp_federated.sweep.runs import Point
 
@@ -47,10 +47,10 @@ def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
     for name in curves:
         base = reference + name.removeprefix(name.split(" (")[0])
         if name != base and base in curves:
-            comparisons[f"{name} over {base}"] = _comparison(compare(curves[name], curves[base]), name, base)
+            comparisons[f"{name} over {base}"] = _comparison(rules_compared(curves[name], curves[base]), name, base)
     for name, other in ((n, n.replace(" (no feedback)", "")) for n in curves if n.endswith("(no feedback)")):
         if other in curves:
-            comparisons[f"{other} over {name}"] = _comparison(compare(curves[other], curves[name]), other, name)
+            comparisons[f"{other} over {name}"] = _comparison(rules_compared(curves[other], curves[name]), other, name)
     return {
         "provenance": sorted({p["provenance"] for p in points if p["provenance"]}),
         "banners": banners(points),
@@ -193,7 +193,7 @@ def _ratio(first: dict[str, float | None], second: dict[str, float | None]) -> f
     return math.exp(math.fsum(math.log(a / b) for a, b in pairs if a is not None and b is not None) / len(pairs))
 
 
-def _comparison(found: Comparison, first: str, second: str) -> Json:
+def _comparison(found: RulesCompared, first: str, second: str) -> Json:
     if found.above:
         verdict = f"{first}'s frontier lies above {second}'s for every seed ({len(found.seeds)})"
     else:

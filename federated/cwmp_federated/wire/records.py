@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cwmp_federated.errors import FederatedError, PayloadError
+from cwmp_federated.errors import FederatedError, ReplyError
 from cwmp_federated.wire.state import State
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.payload.encode import fingerprint
@@ -117,12 +117,12 @@ def opaque_bytes(array: Any, *, most: int) -> bytes:
     """Return the bytes of an Array that `opaque` made.
 
     Raises:
-        PayloadError: If it is anything else, or longer than `most` bytes.
+        ReplyError: If it is anything else, or longer than `most` bytes.
     """
     if not isinstance(array, Array) or array.stype != STYPE or array.dtype != "uint8":
-        raise PayloadError("the payload is not a uint8 Array of type cwmp.v1; use the same release on both sides")
+        raise ReplyError("the payload is not a uint8 Array of type cwmp.v1; use the same release on both sides")
     if array.shape != (len(array.data),) or len(array.data) > most:
-        raise PayloadError(
+        raise ReplyError(
             f"the payload has {len(array.data)} bytes and shape {array.shape}; at most {most} are expected"
         )
     return bytes(array.data)
@@ -183,25 +183,25 @@ def buffers_from_bytes(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> di
     """Return buffers from bytes.
 
     Raises:
-        PayloadError: If they are of other names or shapes, the length is wrong or a value is not finite.
+        ReplyError: If they are of other names or shapes, the length is wrong or a value is not finite.
     """
     names = sorted(shapes)
     sizes = [math.prod(shapes[name]) for name in names]
     if data[:8] != fingerprint({name: tuple(shapes[name]) for name in names}):
-        raise PayloadError(
+        raise ReplyError(
             f"buffers are of other names or shapes than {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}; use the same "
             "--model, and Gate.of(model) on the server"
         )
     if len(data) != 8 + 4 * sum(sizes):
-        raise PayloadError(f"buffers have {len(data)} bytes, expected {8 + 4 * sum(sizes)}")
+        raise ReplyError(f"buffers have {len(data)} bytes, expected {8 + 4 * sum(sizes)}")
     flat = torch.from_numpy(np.frombuffer(data, "<f4", offset=8).astype(np.float32))
     if not bool(torch.isfinite(flat).all()):
-        raise PayloadError("a buffer is NaN or infinite")
+        raise ReplyError("a buffer is NaN or infinite")
     parts = flat.split(sizes) if sizes else ()  # type: ignore[no-untyped-call]
     found = {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
     for name, values in found.items():
         if name.endswith("running_var") and bool((values < 0).any()):
-            raise PayloadError(f"buffer {name} is a variance and has values below 0")
+            raise ReplyError(f"buffer {name} is a variance and has values below 0")
     return found
 
 
@@ -241,24 +241,24 @@ def read_report(content: RecordDict) -> Report:
     """Return the report in a reply.
 
     Raises:
-        PayloadError: If a number is missing, negative where it cannot be, or not finite, or there are far too many.
+        ReplyError: If a number is missing, negative where it cannot be, or not finite, or there are far too many.
     """
     metrics, device = content.get(METRICS), content.get(DEVICE)
     if not isinstance(metrics, MetricRecord) or not isinstance(device, ConfigRecord):
-        raise PayloadError("the reply has no metrics or no device record")
+        raise ReplyError("the reply has no metrics or no device record")
     numbers = metrics.get(LEDGER)
     if not isinstance(numbers, list) or len(numbers) != len(LEDGER_FIELDS):
-        raise PayloadError("the energy report is incomplete; use the same release on both sides")
+        raise ReplyError("the energy report is incomplete; use the same release on both sides")
     named = dict(zip(LEDGER_FIELDS, map(float, numbers), strict=True))
     for name, value in named.items():
         if not math.isfinite(value) or (value < 0 and not (name in ("budget", "lambda") and value == -1)):
-            raise PayloadError(f"the energy report says {name} = {value}")
+            raise ReplyError(f"the energy report says {name} = {value}")
     for name in WHOLE_FIELDS:
         if named[name] != int(named[name]) or named[name] > 2**53:
-            raise PayloadError(f"the energy report says {name} = {named[name]:g}, expected a whole number")
+            raise ReplyError(f"the energy report says {name} = {named[name]:g}, expected a whole number")
     profile, provenance = device.get("profile"), device.get("provenance")
     if not isinstance(profile, str) or not 0 < len(profile) <= 200 or provenance not in list(Provenance):
-        raise PayloadError(f"the device record names profile {profile!r:.80} and provenance {provenance!r:.40}")
+        raise ReplyError(f"the device record names profile {profile!r:.80} and provenance {provenance!r:.40}")
     own = {name: value for name, value in metrics.items() if name != LEDGER}
     _check_metrics(own)
     return Report(profile=profile, provenance=Provenance(str(provenance)), numbers=named, metrics=own)
@@ -266,10 +266,10 @@ def read_report(content: RecordDict) -> Report:
 
 def _check_metrics(metrics: Mapping[str, Metric]) -> None:
     if len(metrics) > MOST_METRICS:
-        raise PayloadError(f"the reply has {len(metrics)} metrics; at most {MOST_METRICS} are expected")
+        raise ReplyError(f"the reply has {len(metrics)} metrics; at most {MOST_METRICS} are expected")
     for name, value in metrics.items():
         values = value if isinstance(value, list) else [value]
         if len(name) > MOST_NAME or len(values) > MOST_VALUES:
-            raise PayloadError(f"metric {name!r:.80} has {len(values)} values; at most {MOST_VALUES} are expected")
+            raise ReplyError(f"metric {name!r:.80} has {len(values)} values; at most {MOST_VALUES} are expected")
         if not all(math.isfinite(one) for one in values):
-            raise PayloadError(f"metric {name!r} is {value!r:.80}, expected finite numbers")
+            raise ReplyError(f"metric {name!r} is {value!r:.80}, expected finite numbers")

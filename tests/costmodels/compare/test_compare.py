@@ -87,5 +87,11 @@ def test_a_session_and_a_profile_are_refused_with_the_cure(truth, measure_simula
         compare_files(str(board.path), str(profile))
 
 
+def test_a_second_session_that_is_not_there_is_named(truth, measure_simulated, tmp_path):
+    board = measure_simulated(truth(), seed=41)
+    with pytest.raises(FitError, match=r"no file .*gone.jsonl; give a second session"):
+        compare_files(str(board.path), str(tmp_path / "gone.jsonl"))
+
+
 def test_uncertain_draws_make_wide_coefficients():
     assert coefficient(1.0, np.linspace(0.5, 1.5, 1000), "W").status == "coarse"

@@ -53,6 +53,8 @@ def test_the_page_is_well_formed_and_loads_nothing(fitted):
     for tag, name, value in page.attributes:
         if name in {"src", "href", "xlink:href"}:
             assert value.startswith("#"), (tag, name, value)
+        if name == "data-label":
+            assert value, "on a phone a cell stands beside the name of its column"
     assert page.seen.count("svg") == 3
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cwmp_federated.client.app import app
 from cwmp_federated.client.setup import make_setup
-from cwmp_federated.errors import PayloadError
+from cwmp_federated.errors import ReplyError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.admission import Gate
@@ -24,7 +24,7 @@ from cwmp_federated.training import run_training
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.state import parameter_shapes
-from cwmp_selector.errors import PayloadError as CodecError
+from cwmp_selector.errors import PayloadError
 from cwmp_selector.update import SparseUpdate
 
 BASE = RunConfig(
@@ -303,7 +303,7 @@ def test_no_damaged_payload_is_accepted_or_crashes(honest_reply, position, value
         return
     reply.content[wire.UPDATE] = ArrayRecord({wire.PAYLOAD: wire.opaque(data)})
     try:
-        with pytest.raises((PayloadError, CodecError)):
+        with pytest.raises((ReplyError, PayloadError)):
             gate.check(reply)
     finally:
         reply.content[wire.UPDATE] = good

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from cwmp_federated.sweep.frontier import (
     common_range,
-    compare,
     frontier,
     hypervolume,
     interval,
     joules_to,
     joules_until,
+    rules_compared,
 )
 
 DECADES = [(1.0, 0.4), (10.0, 0.6), (100.0, 0.9)]
@@ -97,14 +97,14 @@ def test_the_common_range_starts_where_every_curve_has_begun():
 def test_two_rules_are_compared_by_budget_and_seed():
     first = {0: {"1%": (1.0, 0.5), "10%": (10.0, 0.8)}, 1: {"1%": (1.0, 0.4), "10%": (10.0, 0.7)}}
     second = {0: {"1%": (1.0, 0.4), "10%": (10.0, 0.8)}, 1: {"1%": (1.0, 0.5), "10%": (10.0, 0.6)}, 2: {}}
-    found = compare(first, second)
+    found = rules_compared(first, second)
     assert (found.seeds, found.seeds_above, found.above) == ((0, 1), (0,), False)
     assert (found.wins, found.ties, found.pairs) == (2, 1, 4)
     assert found.hypervolume_gain == pytest.approx({0: 0.1, 1: -0.1})
     assert found.mean_gain == pytest.approx({"1%": 0.0, "10%": 0.05})
-    assert compare(first, first).ties == 4
-    assert not compare(first, first).above, "equal everywhere is not above"
-    assert not compare({}, {}).above
+    assert rules_compared(first, first).ties == 4
+    assert not rules_compared(first, first).above, "equal everywhere is not above"
+    assert not rules_compared({}, {}).above
 
 
 def test_an_interval_is_students():
