@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RESUMABLE = {"resume", "rounds", "out_dir", "json_", "meter"}
 """Options that may be given with --resume; everything else is what the run was started with."""
 
+WIDE = 116
+"""Columns of a terminal in which the live table also shows joules by cause; at the end all see them."""
+
 
 @options.with_settings(defaults={"profile": ""})
 def train(
@@ -158,23 +161,10 @@ class _Progress:
     def _table(self) -> Any:
         from rich.table import Table
 
+        causes = list(self._rows[-1]["by_cause_j"]) if self._rows and self._console.width >= WIDE else []
         table = Table(title=f"round {self._rows[-1]['round'] if self._rows else 0} of {self._rounds}", box=None)
-        for head in (
-            "round",
-            "accuracy",
-            "total",
-            "updates",
-            "share",
-            "memory",
-            "compute",
-            "uplink",
-            "downlink",
-            "fixed",
-            "refused",
-            "up",
-            "down",
-        ):
-            table.add_column(head, justify="right")
+        for head in ("round", "accuracy", "total", "updates", "share", *causes, "up", "down"):
+            table.add_column(head, justify="right", no_wrap=True)
         for row in self._rows[-12:]:
             table.add_row(
                 str(row["round"]),
@@ -182,7 +172,7 @@ class _Progress:
                 si(row["total_j"], "J"),
                 si(row["update_j"], "J"),
                 options.share_text(row["governed_share"]),
-                *(si(joules, "J") for joules in row["by_cause_j"].values()),
+                *(si(row["by_cause_j"][cause], "J") for cause in causes),
                 options.bytes_text(row["bytes_up"]),
                 options.bytes_text(row["bytes_down"]),
             )
