@@ -18,7 +18,7 @@ from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
 from cwmp_selector.greedy import rules
 from cwmp_selector.greedy.layers import Choice, select_by_layer
-from cwmp_selector.greedy.rules import Rule
+from cwmp_selector.greedy.rankings import Rule
 from cwmp_selector.hierarchy.choose import Chooser, Outcome
 from cwmp_selector.hierarchy.collect import SMALL
 from cwmp_selector.hierarchy.prices import Prices, parts_j, prices_of

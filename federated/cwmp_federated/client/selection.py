@@ -16,7 +16,7 @@ from cwmp_federated.records.budgets import Budget
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.wire.records import VALUE_FORMATS
 from cwmp_selector.feedback import ErrorFeedback
-from cwmp_selector.greedy.rules import Rule
+from cwmp_selector.greedy.rankings import RULES, Rule
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 
@@ -183,7 +183,7 @@ def _most_bits(corrected: Mapping[str, Tensor], bits: float, config: RunConfig, 
 
     Where only bits cost, all entries cost the same, so every other rule is Top-K.
     """
-    rule: Rule = "random-k" if config.rule == "random-k" else "top-k"
+    rule: Rule = "random-k" if RULES[config.rule].random else "top-k"
     total = sum(change.numel() for change in corrected.values())
     count, fits, exceeds = _entries_within(bits, total, config.value_bits), -1, total + 1
     best: SparseUpdate | None = None

@@ -13,7 +13,6 @@ from cwmp_federated.data.partitions import parse_partition
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import parse_budget, parse_budgets, parse_mix
 from cwmp_federated.records.settings import SETTINGS, Settings, option, run_key
-from cwmp_selector.greedy.rules import RULES
 
 DEFAULTS_VERSION = 2
 """Counts changes of defaults, and of what is charged: runs from before have other names."""
@@ -29,8 +28,6 @@ class RunConfig(Settings):
     def __post_init__(self) -> None:
         for name, field in SETTINGS.items():
             value, choices, least = getattr(self, name), field.metadata["choices"], field.metadata["least"]
-            if name == "rule":
-                choices = tuple(RULES)
             if choices and value not in choices:
                 raise FederatedError(f"{option(name)} is {value!r}; choose {', '.join(map(str, choices))}")
             if least is not None and value < least:

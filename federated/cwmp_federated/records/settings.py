@@ -1,7 +1,7 @@
 """The settings of a run, each told once: what it is called, what it means, what it may be.
 
 From these fields come the options of `train` and `pareto`, the keys of Flower's run configuration, the checks of `RunConfig` and the
-table in the documentation. Imports nothing but the standard library, so that the command line's help stays fast.
+table in the documentation. Imports nothing heavy, so that the command line's help stays fast.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+from cwmp_selector.greedy.rankings import RULES
 
 
 def _of(
@@ -33,9 +35,7 @@ class Settings:
     profile: str = field(
         metadata=_of("Device profile of the clients, or a mix: a=0.3,b=0.7.", metavar="NAME|FILE|MIX"),
     )
-    rule: str = field(
-        default="cwmp", metadata=_of("Rule of selection: cwmp, cwmp-l1, top-k, random-k, cheapest or dense.")
-    )
+    rule: str = field(default="cwmp", metadata=_of(f"Rule of selection: {', '.join(RULES)}.", choices=tuple(RULES)))
     budget: str = field(
         default="5%",
         metadata=_of("Per client and round: 5% (of the dense update's joules), 0.8J, k=1%, or NAME=5%,NAME=20mJ."),

@@ -12,7 +12,7 @@ from cwmp_cli.app import app
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.settings import SETTINGS, about, option, run_key
-from cwmp_selector.greedy.rules import RULES
+from cwmp_selector.greedy.rankings import RULES
 
 ROOT = Path(__file__).resolve().parents[3]
 OF_PARETO = {"rule": "rules", "budget": "budgets", "error_feedback": "feedback", "seed": "seeds"}

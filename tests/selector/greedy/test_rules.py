@@ -5,7 +5,7 @@ import torch
 
 from cwmp_selector.costs import Costs
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.greedy import rules
+from cwmp_selector.greedy.rankings import RULES, Ranking
 from cwmp_selector.selector import Selector
 
 
@@ -15,7 +15,7 @@ def test_a_rule_is_added_by_one_line(monkeypatch, costs):
     g = {"a": torch.arange(1.0, 101), "b": torch.arange(1.0, 101)}
     with pytest.raises(SelectionError, match="rule 'cheapest-random' is unknown"):
         Selector(costs, budget_j=50.0, rule="cheapest-random")
-    monkeypatch.setitem(rules.RULES, "cheapest-random", rules.Ranking("cost", random=True))
+    monkeypatch.setitem(RULES, "cheapest-random", Ranking("cost", random=True))
     first, second = (Selector(costs, budget_j=50.0, rule="cheapest-random", seed=seed).select(g) for seed in (0, 1))
     for update in (first, second):
         assert 0 < update.energy_j <= 50.0
@@ -29,7 +29,7 @@ def test_a_rule_is_added_by_one_line(monkeypatch, costs):
 
 
 def test_the_list_says_what_each_rule_does():
-    assert [name for name, ranking in rules.RULES.items() if ranking.certified] == ["cwmp", "cwmp-l1"]
-    assert {name: ranking.order for name, ranking in rules.RULES.items()} == {
+    assert [name for name, ranking in RULES.items() if ranking.certified] == ["cwmp", "cwmp-l1"]
+    assert {name: ranking.order for name, ranking in RULES.items()} == {
         "cwmp": "value", "cwmp-l1": "value", "top-k": "key", "random-k": "key", "cheapest": "cost", "dense": "all"
     }  # fmt: skip
