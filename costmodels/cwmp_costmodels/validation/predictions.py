@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import Any
 
 from cwmp_costmodels.errors import ProfileError
-from cwmp_costmodels.networks.inspect import LayerType, TensorInfo
 from cwmp_costmodels.operators.pricing import OperatorPrices
-from cwmp_costmodels.profile.factors import UpdateFactors
+from cwmp_costmodels.profile.predict import predict_parts
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
 from cwmp_costmodels.validation.work import FAMILY, ModelStep, TrainingStep, counts_by_kind, counts_without_rule
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.sessions.measurements import Measurements, Window
 from cwmp_profiler.workloads.operands import Operands
-
-
-def predict(profile: Profile, parts: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
-    """Return (joules, seconds) that a profile predicts for work, static power over the predicted time included.
-
-    Args:
-        profile: A profile with static power and times.
-        parts: Counts by kind of work, as `counts_by_kind` returns them; updates take the profile's curves, else its factors.
-
-    Raises:
-        ProfileError: If the profile lacks a coefficient that the work needs.
-    """
-    energy_j = duration_s = 0.0
-    for kind, counts in parts.items():
-        factor, time_factor = _correction(profile, kind)
-        for name, amount in counts.items():
-            if not amount:
-                continue
-            if name not in profile.coefficients:
-                raise ProfileError(
-                    f"profile {profile.name} has no $.coefficients.{name}, which the work needs; measure with --preset standard"
-                )
-            energy_j += factor * profile.coefficients[name].value * amount
-            duration_s += time_factor * (profile.times[name].value if name in profile.times else 0.0) * amount
-    static_w = profile.coefficients["static_power"].value if "static_power" in profile.coefficients else 0.0
-    return energy_j + static_w * duration_s, duration_s
-
-
-def _correction(profile: Profile, kind: str) -> tuple[float, float]:
-    """Return what an update costs over its traffic, joules and seconds, as costs have it; ones for other work."""
-    if not kind:
-        return 1.0, 1.0
-    optimizer, mode, density, layer_type, entries, name = kind.split("/", 5)
-    tensor = TensorInfo(
-        name=name, layer_type=cast("LayerType", layer_type), shape=(int(entries),), dtype="float32", entry_bytes=4
-    )
-    # Steps of `validate` run torch's own indexed kernels.
-    found = UpdateFactors(profile, tensor, optimizer, sparse="sparse").at(mode, float(density))
-    return found.value, found.time_value
 
 
 def check_same_device(profile: Profile, device: DeviceInfo, meter: str) -> None:
@@ -144,9 +103,9 @@ def _case(profile: Profile, windows: list[Window], prices: OperatorPrices | None
 
 
 def _by_counts(profile: Profile, first: Window) -> dict[str, Any]:
-    energy_j, duration_s = predict(profile, counts_by_kind(first.workload, first.params, profile.device.info()))
+    energy_j, duration_s = predict_parts(profile, counts_by_kind(first.workload, first.params, profile.device.info()))
     unknown = counts_without_rule(first.workload, first.params, profile.device.info())
-    shares = {name: predict(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
+    shares = {name: predict_parts(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
     return {
         "predicted_j": energy_j,
         "predicted_s": duration_s,

@@ -9,8 +9,9 @@ from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.fit.sessions import fit_sessions
 from cwmp_costmodels.profile.files import load_profile, save_profile
 from cwmp_costmodels.profile.operators import UpdateCurve
+from cwmp_costmodels.profile.predict import predict_parts
 from cwmp_costmodels.profile.schema import Coefficient, LayerCoefficient
-from cwmp_costmodels.validation.predictions import predict, validate
+from cwmp_costmodels.validation.predictions import validate
 from cwmp_costmodels.validation.work import BATCHES, QUICK, STANDARD, ModelStep, counts_by_kind, validation_points
 from cwmp_profiler.sessions.plan import make_plan
 from cwmp_profiler.workloads import WORKLOADS
@@ -33,7 +34,7 @@ def session_of_cases(folder, truth="simulated-board", **options):
 def test_joules_are_the_sum_over_counts_by_hand():
     truth = load_profile("simulated-board")
     parts = {"": {"dram_read": 1e6, "launch": 2.0}}
-    energy, duration = predict(truth, parts)
+    energy, duration = predict_parts(truth, parts)
     t = 1e6 * truth.times["dram_read"].value + 2 * truth.times["launch"].value
     dynamic = 1e6 * truth.coefficients["dram_read"].value + 2 * truth.coefficients["launch"].value
     assert duration == pytest.approx(t)
@@ -104,7 +105,7 @@ def test_updates_are_predicted_by_the_curves_at_each_tensors_size_and_density_as
         ("sgd/dense/1/linear/100/fc.weight", 3.0, 1.0),
         ("adam/sparse/0.01/other/100/cell.weight", 1.0, 1.0),
     ):
-        energy, duration = predict(bent, {kind: work})
+        energy, duration = predict_parts(bent, {kind: work})
         assert duration == pytest.approx(1e6 * t * time_factor), kind
         assert energy == pytest.approx(1e6 * e * factor + static * duration), kind
 
