@@ -13,7 +13,9 @@ import torch
 
 from cwmp_selector.costs import Cost
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.greedy.rankings import RULES
+from cwmp_selector.greedy.rankings import RULES as RULES
+from cwmp_selector.greedy.rankings import Ranking as Ranking
+from cwmp_selector.greedy.rankings import Rule as Rule
 
 
 def check_rule(rule: str) -> None:
