@@ -13,9 +13,9 @@ import torch
 
 from cwmp_selector.costs import Cost
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.greedy.rankings import RULES as RULES
-from cwmp_selector.greedy.rankings import Ranking as Ranking
-from cwmp_selector.greedy.rankings import Rule as Rule
+from cwmp_selector.greedy.rankings import RULES, Ranking, Rule
+
+__all__ = ["RULES", "Ranking", "Rule", "check_rule", "power_of", "score_of", "value_per_joule", "weighs", "weights_of"]
 
 
 def check_rule(rule: str) -> None:
