@@ -28,8 +28,10 @@ from cwmp_federated.sweep.frontier import joules_until
 from cwmp_federated.sweep.runs import POINTS, Point, read_points, run_configs
 
 SEEDS = (0, 1, 2, 3, 4)
+FEW = SEEDS[:2]
 TUNING_SEED = 100
-RATES = (0.2, 0.4)
+RATES = (0.1, 0.2, 0.4, 0.8)
+MOMENTUM_RATES = (0.025, 0.05, 0.1, 0.2)
 MODEL = "cwmp_federated.nets:fashion_cnn"
 RANDOM = ("name:conv2.weight", "name:fc2.weight", "name:fc1.weight", "name:conv2.bias")
 """Four of the eight tensors, drawn once (numpy.random.default_rng(0).choice)."""
@@ -51,9 +53,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-k": {"rule": "top-k"},
     "cwmp": {"rule": "cwmp"},
 }
-BUDGET, SMALL = "1%", "0.1%"
-SMALL_TOO = ("two-class", "edge-dram")
-"""Scenarios that also run at a smaller budget: joules to an accuracy are those of the cheaper of both runs."""
+DENSE_STEP = ("today", "before")
+BUDGETS = ("0.1%", "1%", "10%")
+"""Every sparse setting runs at each: joules to an accuracy are those of the cheapest run that reaches it."""
+LARGE = "10%"
+"""The budget of dense steps: their totals hardly depend on it, and their accuracy is best at it."""
 
 Groups = dict[str, dict[int, list[Point]]]
 """Points by setting and seed: one, or one for each budget."""
@@ -67,13 +71,11 @@ def base(profile: str, radio: str, seed: int, **more: Any) -> RunConfig:
         "seed": seed,
         "dataset": "fashion-mnist",
         "train_limit": 1_000,
-        "test_limit": 500,
+        "test_limit": 2_000,
         "model": MODEL,
         "partition": "dirichlet:0.5",
         "clients": 10,
-        "rounds": 10,
-        "budget": BUDGET,
-        "learning_rate": 0.2,
+        "rounds": 14,
         "residency": "tensor",
     }
     return RunConfig(**fields | more)
@@ -81,36 +83,45 @@ def base(profile: str, radio: str, seed: int, **more: Any) -> RunConfig:
 
 def plan(folder: Path, rates: dict[str, float]) -> Iterator[tuple[str, str, RunConfig]]:
     """Yield part, setting and run, the most telling first."""
-    drawn = random_class(folder)
     for seed in SEEDS:
         for name, (profile, radio, _) in SCENARIOS.items():
-            for setting in ("today", "top-k", "cwmp"):
-                yield name, setting, _run(setting, profile, radio, seed, rates)
-        for name in SMALL_TOO:
+            for setting in SETTINGS:
+                for config in _runs(setting, profile, radio, seed, rates):
+                    yield name, setting, config
+    drawn = random_class(folder)
+    for seed in FEW:
+        for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn)):
             for setting in ("top-k", "cwmp"):
-                yield name, setting, _run(setting, *SCENARIOS[name][:2], seed, rates, budget=SMALL)
-        if seed in SEEDS[:2]:
-            for name, (profile, radio, _) in SCENARIOS.items():
-                yield name, "before", _run("before", profile, radio, seed, rates)
-            for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn)):
-                for setting in ("top-k", "cwmp"):
-                    yield f"two-class, {kind}", setting, _run(setting, profile, "", seed, rates)
-            for setting in ("top-k", "cwmp"):
-                rate = rates[setting] / 4
-                more = _run(setting, "horowitz-45nm", "", seed, rates, optimizer="momentum", learning_rate=rate)
-                yield "edge-dram, momentum", setting, more
+                for config in _runs(setting, profile, "", seed, rates):
+                    yield f"two-class, {kind}", setting, config
+        for setting in ("top-k", "cwmp"):
+            rate = rates[f"{setting}, momentum"]
+            for config in _runs(setting, "horowitz-45nm", "", seed, rates, optimizer="momentum", learning_rate=rate):
+                yield "edge-dram, momentum", setting, config
+        for name in ("edge-dram", "wifi", "ble"):
+            for downlink in ("union", "selected"):
+                for config in _runs("cwmp", *SCENARIOS[name][:2], seed, rates, downlink=downlink):
+                    yield f"{name}, way down", downlink, config
 
 
-def _run(setting: str, profile: str, radio: str, seed: int, rates: dict[str, float], **more: Any) -> RunConfig:
-    fields = SETTINGS[setting]
-    return base(profile, radio, seed, **{"learning_rate": rates[str(fields["rule"])], **fields, **more})
+def _runs(
+    setting: str, profile: str, radio: str, seed: int, rates: dict[str, float], **more: Any
+) -> Iterator[RunConfig]:
+    for budget in (LARGE,) if setting in DENSE_STEP else BUDGETS:
+        fields = {"learning_rate": rates[setting], "budget": budget, **SETTINGS[setting], **more}
+        yield base(profile, radio, seed, **fields)
 
 
 def tuning() -> Iterator[tuple[str, RunConfig]]:
     """Yield the runs that a learning rate is chosen from, on a seed that nothing else uses."""
-    for rule in ("top-k", "cwmp"):
+    for setting, fields in SETTINGS.items():
+        budget = LARGE if setting in DENSE_STEP else "1%"
         for rate in RATES:
-            yield rule, base("horowitz-45nm", "", TUNING_SEED, learning_rate=rate, rule=rule)
+            yield setting, base("horowitz-45nm", "", TUNING_SEED, learning_rate=rate, budget=budget, **fields)
+    for setting in ("top-k", "cwmp"):
+        for rate in MOMENTUM_RATES:
+            more = {"optimizer": "momentum", "learning_rate": rate, "budget": "1%", **SETTINGS[setting]}
+            yield f"{setting}, momentum", base("horowitz-45nm", "", TUNING_SEED, **more)
 
 
 def random_class(folder: Path) -> str:
@@ -121,12 +132,12 @@ def random_class(folder: Path) -> str:
 
 
 def chosen_rates(points: dict[str, Point]) -> dict[str, float]:
-    """Return by rule the learning rate whose tuning run ended most accurate."""
+    """Return by setting the learning rate whose tuning run was most accurate, on average over its last three rounds."""
     best: dict[str, tuple[float, float]] = {}
-    for rule, config in tuning():
-        accuracy = points[config.identity()]["accuracy"]
-        best[rule] = max(best.get(rule, (-1.0, 0.0)), (accuracy, config.learning_rate))
-    return {rule: rate for rule, (_, rate) in best.items()}
+    for setting, config in tuning():
+        last = [accuracy for _, accuracy in points[config.identity()]["trajectory"][-3:]]
+        best[setting] = max(best.get(setting, (-1.0, 0.0)), (math.fsum(last) / len(last), config.learning_rate))
+    return {setting: rate for setting, (_, rate) in best.items()}
 
 
 def run(folder: Path, jobs: int) -> None:

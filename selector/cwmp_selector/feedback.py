@@ -114,6 +114,32 @@ class ErrorFeedback:
                 self._accumulate(layer.name, layer.flat.view(layer.shape))
         return self.rest({layer.name: layer.flat.dtype for layer in layers})
 
+    @torch.no_grad()
+    def add_at(
+        self, indices: Mapping[str, torch.Tensor], changes: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Add the changes of some entries, where no other changed, and return them with their residual: nothing else is read or written.
+
+        Args:
+            indices: Flat positions by parameter name, each at most once.
+            changes: Change of every entry, by the same names; those at other positions are not looked at.
+
+        Returns:
+            Change plus residual at the positions, shape (positions,), by name; tell `sent` what was sent of them.
+        """
+        if self.momentum:
+            raise SelectionError("momentum moves every entry: use add(gradients)")
+        self._leave_inference_mode()
+        found = {}
+        for name, index in indices.items():
+            change = changes[name]
+            if name not in self._residual:
+                self._residual[name] = torch.zeros_like(change, memory_format=torch.contiguous_format)
+            flat = self._residual[name].view(-1)
+            found[name] = flat[index] + change.reshape(-1)[index]
+            flat[index] = found[name]
+        return found
+
     def rest(self, dtypes: Mapping[str, torch.dtype]) -> CorrectedGradients:
         """Return what is left to send of some parameters, to be selected from without new gradients.
 

@@ -169,3 +169,30 @@ def test_a_residual_made_in_inference_mode_goes_on_outside_of_it():
     update = Selector(1.0, k=1).select(feedback.add({"a": torch.tensor([1.0, 2.0, 3.0])}))
     assert update.indices["a"].tolist() == [2]
     assert feedback.residual("a").tolist()[:2] == [2.5, 3.5]
+
+
+def test_adding_a_few_entries_is_adding_gradients_that_are_zero_elsewhere():
+    some, all_ = ErrorFeedback(), ErrorFeedback()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(4):
+        change = torch.randn(6, 7, generator=generator)
+        index = torch.randperm(42, generator=generator)[:9]
+        masked = torch.zeros(42)
+        masked[index] = change.view(-1)[index]
+        found = some.add_at({"w": index}, {"w": change})
+        corrected = all_.add({"w": masked.view(6, 7)})
+        assert torch.equal(found["w"], corrected["w"].reshape(-1)[index])
+        update = SparseUpdate(
+            indices={"w": index.sort().values},
+            values={"w": corrected["w"].reshape(-1)[index.sort().values].half().float()},
+            shapes={"w": (6, 7)},
+            value_formats={"w": "float16"},
+        )
+        some.sent(update)
+        all_.sent(update)
+        assert torch.equal(some.residual("w"), all_.residual("w"))
+
+
+def test_a_velocity_that_moves_every_entry_has_no_few_entries():
+    with pytest.raises(SelectionError, match="momentum moves every entry"):
+        ErrorFeedback(momentum=0.9).add_at({"w": torch.tensor([0])}, {"w": torch.ones(2)})

@@ -332,7 +332,8 @@ class ClientEnergy:
         for name, layer in self.costs.layers.items():
             size, width = layer.tensor.numel, layer.tensor.entry_bytes
             shares = layer.shares or {layer.level: 1.0}
-            read, written = self._choice_streams(sparse_step=work.sparse_step)
+            touched = min(work.lines.get(name, 0) * layer.line_entries, size) / size
+            read, written = self._choice_streams(touched, sparse_step=work.sparse_step)
             if name not in work.written:
                 written += 1
             for level, share in shares.items():
@@ -342,16 +343,20 @@ class ClientEnergy:
                 counts = add(counts, scale(layer.dense_step_counts(optimizer), work.steps))
         return counts
 
-    def _choice_streams(self, *, sparse_step: bool) -> tuple[int, int]:
+    def _choice_streams(self, touched: float, *, sparse_step: bool) -> tuple[float, float]:
         """Return how often choosing what to send reads and writes the whole of a tensor.
 
         The search reads the candidates once; error feedback reads and writes the residual. After dense local steps the change is
-        the difference to the model that was received, which had to be kept: written, and read with the trained one.
+        the difference to the model that was received, which had to be kept: written, and read with the trained one. Where sending
+        is free all that was written is sent, so the residual is rounding, and read and written at those lines alone: a share
+        `touched` of the tensor.
         """
         if self._config.rule == "dense":
-            return 0, 0
-        read, written = (2, 1) if self._config.error_feedback else (1, 0)
-        return (read, written) if sparse_step else (read + 2, written + 1)
+            return 0.0, 0.0
+        if sparse_step and self.sending() is None:
+            return (1.0 + touched, touched) if self._config.error_feedback else (1.0, 0.0)
+        read, written = (2.0, 1.0) if self._config.error_feedback else (1.0, 0.0)
+        return (read, written) if sparse_step else (read + 2.0, written + 1.0)
 
     def pass_counts(self, steps: int, images: float, left_out: frozenset[str]) -> Counts:
         """Return the counts of some steps' forward and backward passes.

@@ -157,10 +157,13 @@ def select_sent(
     values = VALUE_FORMATS[config.value_bits]
     sending = energy.sending()
     if budget.kind == "density" or sending is None:
-        corrected: Mapping[str, Tensor] = changes if feedback is None else feedback.add(changes)
+        if feedback is None:
+            sent = {name: changes[name].reshape(-1)[index] for name, index in moved.items()}
+        else:
+            sent = feedback.add_at(moved, changes)
         update = SparseUpdate(
             indices=dict(moved),
-            values={name: corrected[name].reshape(-1)[index] for name, index in moved.items()},
+            values=sent,
             shapes={name: tuple(change.shape) for name, change in changes.items()},
             value_formats=dict.fromkeys(changes, "float32"),
             rule=config.rule,

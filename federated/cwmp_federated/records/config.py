@@ -14,7 +14,7 @@ from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import parse_budget, parse_budgets, parse_mix
 from cwmp_federated.records.settings import SETTINGS, Settings, option, run_key
 
-DEFAULTS_VERSION = 2
+DEFAULTS_VERSION = 3
 """Counts changes of defaults, and of what is charged: runs from before have other names."""
 
 

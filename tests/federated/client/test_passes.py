@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from cwmp_federated.client.energy import Work
 from cwmp_federated.client.learning import first_gradient, train
 from cwmp_federated.client.passes import count_pass
+from cwmp_federated.client.setup import make_setup
+from cwmp_federated.records.config import RunConfig
 
 
 def total(found, of, name):
@@ -80,3 +83,26 @@ def test_where_nothing_is_kept_only_the_first_batch_is_done():
     nothing = {name: torch.arange(0) for name, _ in model.named_parameters()}
     done = train(model, images, labels, plan, learning_rate=0.1, kept=nothing, first=first)
     assert (done.steps, done.images, done.loss) == (1, 4, pytest.approx(first[1]))
+
+
+def test_a_residual_of_rounding_costs_the_lines_it_lies_in_and_a_real_one_the_whole_tensor():
+    """Where sending is free a sparse step sends all that it wrote, so only those lines of the residual are read and written."""
+    base = RunConfig(profile="simulated-board", residency="tensor", clients=3, train_limit=120, test_limit=50)
+
+    def memory_j(**changes):
+        setup = make_setup(base.with_changes(**changes))
+        energy = setup.energy("simulated-board")
+        some = dict.fromkeys(energy.costs.names(), 1)
+        work = Work(
+            kept=some, lines=some, moved=some, payload_bytes=100, bytes_up=200, bytes_down=200, steps=1, images=32,
+            written=some, written_lines=some, sparse_step=True,
+        )  # fmt: skip
+        return energy.report(work)["memory"]
+
+    free = memory_j() - memory_j(error_feedback=False)
+    sent = memory_j(radio="wifi") - memory_j(radio="wifi", error_feedback=False)
+    energy = make_setup(base).energy("simulated-board")
+    sizes = [layer.tensor.numel for layer in energy.costs.layers.values()]
+    lines = [min(layer.line_entries, layer.tensor.numel) for layer in energy.costs.layers.values()]
+    assert free > 0
+    assert sent / free == pytest.approx(sum(sizes) / sum(lines), rel=0.5)
