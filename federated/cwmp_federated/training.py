@@ -15,7 +15,7 @@ from cwmp_federated.records.checkpoint import PARTITION, PLAN, RunStore
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.server.meter import RoundMeter
 from cwmp_federated.server.planner import Plan, make_plan
-from cwmp_federated.server.run import OnRow, RunResult, Server, averaging
+from cwmp_federated.server.run import OnRow, RunResult, Server, averaging, planned
 from cwmp_profiler.kernels.compiled import load
 
 
@@ -63,6 +63,6 @@ def run_training(
             on_plan(plan)
         if store is not None:
             store.write(PLAN, plan.to_json())
-    inner = averaging(config if plan is None else config.with_changes(clients_per_round=plan.clients_per_round))
+    inner = averaging(planned(config, plan))
     server = Server(setup, inner=inner, store=store, resume=resume, grid=grid, on_row=on_row, meter=meter, plan=plan)
     return server.run(grid)

@@ -100,8 +100,10 @@ def _run(config: Any, folder: Path | None, *, resume: bool, meter: str | None, q
 def _say_plan(plan: Any) -> None:
     err().print(
         f"plan: {plan.rounds} rounds of {plan.clients_per_round} clients, {plan.local_steps} local steps a contact, "
-        f"{plan.contacts:.3g} contacts a client; a contact takes {si(plan.entries_j, 'J')} for entries and {si(plan.other_j, 'J')} "
-        f"beside; expected {si(plan.expected_j, 'J')} of {si(plan.total_j, 'J')} a client (best of {plan.candidates} plans)",
+        f"{plan.contacts:.3g} contacts a client, {plan.downlink} way down"
+        f"{', without the gradients of ' + ', '.join(plan.left_out) if plan.left_out else ''}; a contact takes {si(plan.entries_j, 'J')} for "
+        f"entries and {si(plan.other_j, 'J')} beside; expected {si(plan.expected_j, 'J')} of {si(plan.total_j, 'J')} a client "
+        f"(best of {plan.candidates} plans)",
         markup=False,
     )
 
@@ -179,6 +181,23 @@ class _Progress:
         return table
 
 
+def _planned(plan: Any, came: dict[str, Any]) -> Any:
+    """Return the table of what was expected of a client and what came."""
+    from rich.table import Table
+
+    table = Table(box=None)
+    for head in ("a client, on average", "expected", "came"):
+        table.add_column(head, justify="left" if head.startswith("a ") else "right")
+    for cause, joules in came["by_cause_j"].items():
+        table.add_row(cause, si(plan.by_cause_j[cause], "J") if cause in plan.by_cause_j else "-", si(joules, "J"))
+    table.add_row("total", si(plan.expected_j, "J"), si(came["mean_j"], "J"))
+    table.add_row("entries in a contact", si(plan.entries_j, "J"), si(came["entries_j"], "J"))
+    table.add_row("contacts", f"{plan.contacts:.3g}", f"{came['contacts']:.3g}")
+    table.add_row("rounds", str(plan.rounds), str(came["rounds"]))
+    table.add_row("dearest client", f"at most {si(plan.total_j, 'J')}", si(came["most_j"], "J"))
+    return table
+
+
 def _show(result: RunResult) -> None:
     from rich.table import Table
 
@@ -206,12 +225,7 @@ def _show(result: RunResult) -> None:
         table.add_row(name, si(energy["metered_j"], "J"))
     console.print(table)
     if result.plan is not None:
-        came = result.came()
-        console.print(
-            f"a client spent {si(came['mean_j'], 'J')} on average, {si(came['most_j'], 'J')} at most, "
-            f"in {came['contacts']:.3g} contacts; expected {si(result.plan.expected_j, 'J')} in {result.plan.contacts:.3g}, "
-            f"allowed {si(result.plan.total_j, 'J')}"
-        )
+        console.print(_planned(result.plan, result.came()))
     console.print(
         f"bytes up {options.bytes_text(energy['bytes_up'])}, down {options.bytes_text(energy['bytes_down'])} (whole messages)"
     )

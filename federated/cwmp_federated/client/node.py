@@ -65,9 +65,10 @@ class Client:
         chosen = choose_written(
             expected, lambda_=wire.real(wire.config_of(message), LAMBDA), **self._terms(message, local_steps, 2)
         )
-        if wire.whole(wire.config_of(message), STEPS) is None:
+        if not self._planned(message):
             return chosen
-        return without_poor_tensors(chosen, expected, energy=self.energy, local_steps=local_steps)
+        price = wire.real(wire.config_of(message), LAMBDA)
+        return without_poor_tensors(chosen, expected, energy=self.energy, local_steps=local_steps, price=price)
 
     def send(
         self,
@@ -78,7 +79,8 @@ class Client:
         local_steps: int,
     ) -> SparseUpdate:
         """Return the update to send after local training wrote some entries."""
-        return select_sent(changes, moved, feedback=feedback, **self._terms(message, local_steps, 3))
+        price = wire.real(wire.config_of(message), LAMBDA) if self._planned(message) else None
+        return select_sent(changes, moved, feedback=feedback, lambda_=price, **self._terms(message, local_steps, 3))
 
     def _terms(self, message: Message, local_steps: int, purpose: int) -> Terms:
         """Return what every choice of this client in this round goes by; `purpose` tells its draws from others'."""
@@ -90,6 +92,10 @@ class Client:
             "cap_j": wire.real(wire.config_of(message), CAP),
             "seed": number(self.config.seed, round_of(message), self.index, purpose),
         }
+
+    def _planned(self, message: Message) -> bool:
+        """Whether a plan gives the steps, and a price on all that a contact does."""
+        return wire.whole(wire.config_of(message), STEPS) is not None
 
     def feedback(self) -> ErrorFeedback | None:
         """Return the error feedback with the residual that the node's state holds; None if the run has none."""

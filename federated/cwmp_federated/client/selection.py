@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypedDict, cast
 
+import torch
 from torch import Tensor
 
 from cwmp_costmodels.radio import payload_bits
@@ -20,6 +21,8 @@ from cwmp_selector.greedy.rankings import RULES, Rule
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 
+WORTH_TRIES = 4
+"""Times that the bits of an entry are looked at anew when a price decides how many entries are sent."""
 TRIES, ENOUGH = 6, 0.99
 """Payloads encoded at most to find how many entries fit, and the share of the bits from which no better one is sought."""
 WRITING_SHARE = 1 / 3
@@ -115,14 +118,19 @@ def choose_written(
 
 
 def without_poor_tensors(
-    chosen: SparseUpdate, expected: Mapping[str, Tensor], *, energy: ClientEnergy, local_steps: int
+    chosen: SparseUpdate,
+    expected: Mapping[str, Tensor],
+    *,
+    energy: ClientEnergy,
+    local_steps: int,
+    price: float | None = None,
 ) -> SparseUpdate:
     """Return a choice without the tensors whose surplus does not pay for their weight gradient in the steps after the first.
 
-    The price is the choice's own: what its last joule bought. A tensor without chosen entries is left out of backward, so a tensor is
+    The price is the run's, or without one the choice's own: what its last joule bought. A tensor without chosen entries is left out of backward, so a tensor is
     opened only if g^2 of its entries is worth more, at that price, than writing them and computing its weight gradient.
     """
-    price = chosen.lambda_
+    price = chosen.lambda_ if price is None else price
     if not (math.isfinite(price) and price > 0) or local_steps < 2:
         return chosen
     writing, lines = energy.writing(local_steps), energy.lines(chosen.indices)
@@ -150,10 +158,14 @@ def select_sent(
     config: RunConfig,
     feedback: ErrorFeedback | None,
     local_steps: int,
+    lambda_: float | None = None,
     cap_j: float | None = None,
     seed: int = 0,
 ) -> SparseUpdate:
-    """Choose what to send after local training wrote some entries: all of them where sending is free."""
+    """Choose what to send after local training wrote some entries: all of them where sending is free.
+
+    Where it costs joules, the most valuable changes that the joules left pay, and with a price `lambda_` only those worth their bits.
+    """
     values = VALUE_FORMATS[config.value_bits]
     sending = energy.sending()
     if budget.kind == "density" or sending is None:
@@ -175,20 +187,38 @@ def select_sent(
     written = energy.writing(local_steps).parts_j(kept, lines=energy.lines(moved), payload_bits=0.0)
     left_j = max(_joules(energy, budget, local_steps, cap_j) - sum(written.values()), 0.0)
     corrected = changes if feedback is None else feedback.add(changes)
-    update = _most_bits(dict(corrected), sending.bits(left_j), config, seed=seed)
+    most = None if lambda_ is None else _worth(corrected, lambda_ * sending.bit_j, config.value_bits)
+    update = _most_bits(dict(corrected), sending.bits(left_j), config, seed=seed, most=most)
     if feedback is not None:
         feedback.sent(update)
     return update
 
 
-def _most_bits(corrected: Mapping[str, Tensor], bits: float, config: RunConfig, *, seed: int) -> SparseUpdate:
-    """Return the entries of largest magnitude (by rule: drawn at random) whose payload has at most so many bits.
+def _worth(corrected: Mapping[str, Tensor], bit_price: float, value_bits: int) -> int:
+    """Return how many changes have squares worth the bits that sending so many takes for each."""
+    squares = torch.cat([change.reshape(-1).double().square() for change in corrected.values()])
+    total = squares.numel()
+    count = int((squares > 0).sum())
+    for _ in range(WORTH_TRIES):
+        if not count:
+            break
+        bits = payload_bits(total, count, value_bits, "dense" if count == total else "rice") / count
+        # Fewer entries take more bits each, so the count only falls.
+        count = min(int((squares >= bit_price * bits).sum()), count)
+    return count
+
+
+def _most_bits(
+    corrected: Mapping[str, Tensor], bits: float, config: RunConfig, *, seed: int, most: int | None = None
+) -> SparseUpdate:
+    """Return the entries of largest magnitude (by rule: drawn at random), at most `most`, whose payload has at most so many bits.
 
     Where only bits cost, all entries cost the same, so every other rule is Top-K.
     """
     rule: Rule = "random-k" if RULES[config.rule].random else "top-k"
     total = sum(change.numel() for change in corrected.values())
-    count, fits, exceeds = _entries_within(bits, total, config.value_bits), -1, total + 1
+    most = total if most is None else most
+    count, fits, exceeds = min(_entries_within(bits, total, config.value_bits), most), -1, most + 1
     best: SparseUpdate | None = None
     for _ in range(TRIES):
         update = Selector(1.0, k=count, rule=rule, values=VALUE_FORMATS[config.value_bits], seed=seed).select(corrected)
@@ -206,6 +236,23 @@ def _most_bits(corrected: Mapping[str, Tensor], bits: float, config: RunConfig, 
         update = Selector(1.0, k=count, rule=rule, values=VALUE_FORMATS[config.value_bits], seed=seed).select(corrected)
         best = update if update.payload_bits <= bits or not count else None
     return replace(best, rule=config.rule)
+
+
+def price_of_sending(
+    changes: Mapping[str, Tensor], joules: float, energy: ClientEnergy, config: RunConfig
+) -> float | None:
+    """Return what the last joule buys, in squared change, where so many joules go to sending; None where sending is free."""
+    sending = energy.sending()
+    if sending is None:
+        return None
+    squares = torch.cat([change.reshape(-1).double().square() for change in changes.values()])
+    total = squares.numel()
+    count = min(max(_entries_within(sending.bits(joules), total, config.value_bits), 1), int((squares > 0).sum()))
+    if not count:
+        return None
+    bits = payload_bits(total, count, config.value_bits, "dense" if count == total else "rice") / count
+    last = float(squares.kthvalue(total - count + 1).values)
+    return last / (bits * sending.bit_j)
 
 
 def _entries_within(bits: float, total: int, value_bits: int) -> int:

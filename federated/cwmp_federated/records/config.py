@@ -65,6 +65,16 @@ class RunConfig(Settings):
         """Whether entries are chosen before local training, so that its steps write only them."""
         return self.sparse_step and self.rule != "dense"
 
+    @property
+    def has_price(self) -> bool:
+        """Whether the rule keeps what is worth a price, in squared change per joule."""
+        return self.rule == "cwmp"
+
+    @property
+    def way_down(self) -> str:
+        """The downlink of a run without a plan."""
+        return "union" if self.downlink == "auto" else self.downlink
+
     def to_json(self) -> dict[str, Any]:
         """Return every attribute by name."""
         return asdict(self)

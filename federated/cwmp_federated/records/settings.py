@@ -86,10 +86,10 @@ class Settings:
         ),
     )
     downlink: str = field(
-        default="union",
+        default="auto",
         metadata=_of(
-            "dense: the whole model to every client; union: what changed; selected: of it what is worth most, the rest later.",
-            choices=("dense", "union", "selected"),
+            "union: what changed; selected: of it what is worth most, the rest later; dense: the whole model; auto: union, or the plan's.",
+            choices=("auto", "union", "selected", "dense"),
         ),
     )
     contact: str = field(
@@ -109,7 +109,7 @@ class Settings:
     total_budget: str = field(
         default="",
         metadata=_of(
-            "Joules of one client for the whole run, all causes: 20J. Plans local steps, rounds, clients and entries.",
+            "Joules of one client for the whole run, all causes: 20J. Plans entries, tensors, steps, rounds, clients, the way down.",
             metavar="J",
         ),
     )

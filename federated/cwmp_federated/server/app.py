@@ -17,9 +17,10 @@ from cwmp_federated.client.setup import Setup, make_setup
 from cwmp_federated.client.trial import trial_step
 from cwmp_federated.data.partitions import save_partition
 from cwmp_federated.errors import FederatedError
-from cwmp_federated.records.checkpoint import PARTITION, RunStore
+from cwmp_federated.records.checkpoint import PARTITION, PLAN, RunStore
 from cwmp_federated.records.config import RunConfig
-from cwmp_federated.server.run import Row, Server, averaging
+from cwmp_federated.server.planner import make_plan
+from cwmp_federated.server.run import Row, Server, averaging, planned
 from cwmp_federated.server.strategy import NODE_WAIT_S
 
 app = ServerApp()
@@ -33,10 +34,9 @@ def main(grid: Grid, context: Context) -> None:
     """Run the training that the run configuration describes."""
     settings = context.run_config
     config = RunConfig.from_run_config(settings)
-    if config.total_budget:
-        raise FederatedError("--total-budget is planned for runs inside one process: use 'cwmp-profile train'")
     setup = make_setup(config)
     trial_step(setup)
+    plan = make_plan(setup) if config.total_budget else None
     folder, resume = str(settings.get("output-dir", "")), bool(settings.get("resume", False))
     store = _store(Path(folder), setup, resume=resume) if folder else None
     if resume and store is None:
@@ -44,12 +44,17 @@ def main(grid: Grid, context: Context) -> None:
     min_nodes = int(settings.get("min-nodes", 0)) or None
     server = Server(
         setup,
-        inner=averaging(config, min_nodes=min_nodes),
+        inner=averaging(planned(config, plan), min_nodes=min_nodes),
         store=store,
         resume=resume,
         on_row=_log_row,
+        plan=plan,
         node_wait_s=float(settings.get("node-timeout", NODE_WAIT_S)),
     )
+    if plan is not None:
+        log.info("cwmp plan: %s", plan.to_json())
+        if store is not None:
+            store.write(PLAN, plan.to_json())
     result = server.run(grid, timeout_s=float(settings.get("round-timeout", DEFAULT_TIMEOUT_S)))
     if store is not None:
         store.write("result.json", result.summary())

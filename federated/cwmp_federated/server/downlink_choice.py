@@ -17,15 +17,15 @@ class DownlinkChoice:
     A client then spends on the way down at most what it may spend on the way up; prices and budgets are means over the clients.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """See the class."""
+    def __init__(self, setup: Setup, budget_j: float | None = None) -> None:
+        """See the class; `budget_j` are the joules of a choice, None for those of the clients' budgets."""
         config, count = setup.config, len(setup.profiles)
         self._prices: dict[str, float] = {}
         self._budget_j, self._k = 0.0, 0
         for client, profile in enumerate(setup.profiles):
             energy, budget = setup.energy(profile), setup.budget(profile)
             marginal = energy.marginal(setup.steps(client) if config.chooses_first else 0)
-            joules = budget.joules(marginal.dense_j())
+            joules = budget.joules(marginal.dense_j()) if budget_j is None else budget_j
             if joules is None:
                 entries = sum(marginal.numel(name) for name in marginal.names())
                 self._k = max(self._k, round(budget.value * entries), 1)

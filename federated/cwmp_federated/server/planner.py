@@ -1,51 +1,56 @@
 """A budget on everything that a client spends in a run: joules go over all levers, by one price.
 
-before the run   one gradient of a few clients -> how much squared change so many joules keep, and how much clients differ
-                 every plan (local steps a contact, clients a round, joules of entries) is priced exactly and its progress is modelled
-                 the best one is said, with what it is expected to spend
-each round       a client may spend on entries what is left of its joules per contact left, beyond what the round costs anyway;
-                 who cannot pay a round is not asked
+before the run   a short dense training of a few clients, and their gradients then (at the first weights they tell little) ->
+                 what a price lambda keeps (entries, tensors in backward, bytes), and how much clients differ
+                 every plan (price, local steps a contact, clients a round, way down) is priced as the ledger will, first contact and later
+                 ones apart, and its progress is modelled; the best one is said, with what it is expected to spend by cause
+each round       see `cwmp_federated.server.guard`
 
 A contact is a round in which a client takes part. More local steps in fewer contacts share one radio burst and one download: that is
-the lever of skipped rounds. Prices are those of the ledger. Progress is a model, used to compare plans and for nothing else: squared
-change kept (to the power 1/2, as error feedback sends later what was left), times H/(1 + H/H0) for H local steps (clients drift apart;
-H0 is two passes over a client's images), times m/(m + v) for m clients a round, v being their gradients' variance over the square of the mean.
+the lever of skipped rounds. The price lambda is squared change per joule: an entry is written, or sent, if its squared change is worth it,
+and a tensor stays in backward if what it keeps is worth its writes and its weight gradient.
+
+Progress is a model, used to compare plans and for nothing else. It is rounds times squared change kept (to the power 1/2, up and down,
+as error feedback sends later what was left), times H/(1 + H/H0) for H local steps (clients drift apart; H0 is two passes over a client's
+images), times 2 - (1 + v/m)/(1 + v/M) for m clients a round: a step's gain less its noise, at a learning rate that suits all M
+clients of a round, v being the variance of clients' gradients over the square of their mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Message
+from torch import Tensor
 
+from cwmp_costmodels.radio import payload_bits
 from cwmp_federated.client.energy import Work
-from cwmp_federated.client.learning import first_gradient
-from cwmp_federated.client.selection import choose_written, select_sent
-from cwmp_federated.client.setup import Setup
+from cwmp_federated.client.learning import batches, first_gradient, train
+from cwmp_federated.client.selection import choose_written, price_of_sending, select_sent, without_poor_tensors
+from cwmp_federated.client.setup import Setup, generator
 from cwmp_federated.errors import FederatedError
-from cwmp_federated.grid import FIRST_NODE_ID
 from cwmp_federated.records.budgets import Budget, parse_budget
-from cwmp_federated.records.ledger import Ledger
-from cwmp_federated.wire import flower
-from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.keys import CAP, STEPS
-from cwmp_federated.wire.state import load_state
+from cwmp_federated.records.ledger import CAUSES
+from cwmp_federated.wire.state import State, load_state, put_back, state_of
 
-PILOTS = 4
-"""Clients whose first gradient is looked at before the run."""
+PILOTS, CHOOSERS, WARM_ROUNDS = 4, 2, 2
+"""Clients that the plan looks at, those of them for which choices are made at every price, and rounds that they train before."""
 
-ENVELOPE_BYTES = 2048
-"""Most bytes of a message beside its payload and buffers; the guard takes it, so that no client can exceed its budget."""
+ENVELOPE_BYTES = 350
+"""Bytes of a message beside its payload and buffers, either way."""
 
-REFINEMENTS = 3
-"""Times that the joules of entries and of the rest of a contact are brought together: more entries are a larger download."""
+MOST_ENVELOPE_BYTES = 2048
+"""Most bytes of a message beside its payload and buffers; no client may exceed its budget."""
 
 FRACTIONS = tuple(0.0003 * 10 ** (step / 2) for step in range(6))
-EPOCHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Joules of entries over those of all entries at which prices are read off; between them for the plan that was chosen."""
+FINER = 8
+EPOCHS = (0.5, 1.0, 2.0, 4.0)
+WAYS_DOWN = ("union", "selected", "dense")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +63,14 @@ class Plan:
         clients_per_round: Clients that take part in a round.
         contacts: Rounds in which one client takes part, on average.
         local_steps: Local steps of a contact.
+        downlink: Way down: `union`, `selected` or `dense`.
+        lambda_: Price: squared change that a joule has to buy; 0 for a rule that has none.
+        left_out: Tensors of which nothing is worth that price: no weight gradient after the first local step.
         entries_j: Joules of a contact for writing and sending entries.
         other_j: Joules of a contact for everything else: passes, download, burst.
+        first_j: Joules of a first contact for everything else: no download to speak of, but a burst at either end.
         expected_j: Joules that one client is expected to spend.
-        lambda_: Price: squared change that the last joule of entries buys, by the pilot gradients.
+        by_cause_j: The same by the ledger's causes.
         progress: Modelled progress; only its comparison with other plans means anything.
         candidates: Plans that were compared.
     """
@@ -71,78 +80,20 @@ class Plan:
     clients_per_round: int
     contacts: float
     local_steps: int
+    downlink: str
+    lambda_: float
+    left_out: tuple[str, ...]
     entries_j: float
     other_j: float
+    first_j: float
     expected_j: float
-    lambda_: float
+    by_cause_j: Mapping[str, float]
     progress: float
     candidates: int
 
     def to_json(self) -> dict[str, Any]:
         """Return every attribute by name."""
-        return asdict(self)
-
-
-def make_plan(setup: Setup) -> Plan:
-    """Return the best plan that every client can pay.
-
-    Raises:
-        FederatedError: If the budget does not pay one contact of the cheapest plan.
-    """
-    config = setup.config
-    total_j = budget_of_run(config.total_budget)
-    gradients = _pilot_gradients(setup)
-    spread = _variance_over_signal(gradients)
-    epoch = max(round(sum(setup.steps(c) for c in range(config.clients)) / config.clients / config.local_epochs), 1)
-    best: Plan | None = None
-    cheapest, count = math.inf, 0
-    for steps in sorted({max(round(epoch * share), 1) for share in EPOCHS}):
-        drift = steps / (1 + steps / (2 * epoch))
-        for fraction in FRACTIONS:
-            kept = _retained(setup, gradients[0], steps, fraction)
-            for clients in _shares(config.sampled):
-                other_j = _other_j(setup, steps, kept, clients)
-                cheapest = min(cheapest, other_j + kept.entries_j)
-                contacts = total_j / (other_j + kept.entries_j)
-                rounds = min(config.rounds, int(contacts * config.clients / clients))
-                count += 1
-                if contacts < 1 or not rounds:
-                    continue
-                contacts = rounds * clients / config.clients
-                progress = rounds * clients / (clients + spread) * drift * math.sqrt(kept.share)
-                plan = Plan(
-                    total_j=total_j,
-                    rounds=rounds,
-                    clients_per_round=clients,
-                    contacts=contacts,
-                    local_steps=steps,
-                    entries_j=kept.entries_j,
-                    other_j=other_j,
-                    expected_j=contacts * (other_j + kept.entries_j),
-                    lambda_=kept.lambda_,
-                    progress=progress,
-                    candidates=0,
-                )
-                if best is None or progress > best.progress:
-                    best = plan
-    if best is None:
-        raise FederatedError(
-            f"--total-budget {config.total_budget} does not pay one contact of a client: the cheapest takes {cheapest:.3g} J; "
-            "give more joules, or another radio or profile"
-        )
-    return replace(_spend_all(setup, best, gradients[0]), candidates=count)
-
-
-def _spend_all(setup: Setup, plan: Plan, gradient: Mapping[str, torch.Tensor]) -> Plan:
-    """Return a plan whose entries take what is left where rounds run out before the joules."""
-    dense_j = setup.energy(setup.profiles[0]).marginal(plan.local_steps).dense_j()
-    for _ in range(REFINEMENTS):
-        entries_j = min(max(plan.total_j / plan.contacts - plan.other_j, plan.entries_j / 2), dense_j)
-        kept = _retained(setup, gradient, plan.local_steps, entries_j / dense_j)
-        other_j = _other_j(setup, plan.local_steps, kept, plan.clients_per_round)
-        expected_j = min(plan.contacts * (other_j + entries_j), plan.total_j)
-        plan = replace(plan, entries_j=entries_j, other_j=other_j, expected_j=expected_j, lambda_=kept.lambda_)
-    return plan
+        return {**asdict(self), "left_out": list(self.left_out)}
 
 
 def budget_of_run(text: str) -> float:
@@ -155,32 +106,260 @@ def budget_of_run(text: str) -> float:
     return budget.value
 
 
+def make_plan(setup: Setup) -> Plan:
+    """Return the best plan that every client can pay.
+
+    Raises:
+        FederatedError: If the budget does not pay one contact of the cheapest plan.
+    """
+    config = setup.config
+    planner = _Planner(setup, budget_of_run(config.total_budget))
+    epoch = max(round(sum(setup.steps(c) for c in range(config.clients)) / config.clients / config.local_epochs), 1)
+    best: tuple[Plan, float] | None = None
+    for steps in sorted({max(round(epoch * share), 1) for share in EPOCHS}):
+        drift = steps / (1 + steps / (2 * epoch))
+        for fraction in FRACTIONS:
+            for plan in planner.plans(steps, drift, fraction):
+                if best is None or plan.progress > best[0].progress:
+                    best = plan, fraction
+    if best is None:
+        raise FederatedError(
+            f"--total-budget {config.total_budget} does not pay one contact of a client: the cheapest takes {planner.cheapest:.3g} J; "
+            "give more joules, or another radio or profile"
+        )
+    plan, fraction = best
+    drift = plan.local_steps / (1 + plan.local_steps / (2 * epoch))
+    # Rounds may have run out before the joules: what is left goes to entries, at a lower price, as long as that is progress.
+    for step in range(1, FINER + 1):
+        finer = fraction * 10 ** (step / FINER)
+        if finer > 1:
+            break
+        for other in planner.plans(plan.local_steps, drift, finer):
+            alike = (other.clients_per_round, other.downlink) == (plan.clients_per_round, plan.downlink)
+            if alike and other.progress > plan.progress:
+                plan = other
+    return replace(plan, candidates=planner.count)
+
+
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What a choice on the pilot gradient keeps: joules spent, share of the squares, entries, bytes, price of the last one."""
+class _Choice:
+    """What a price keeps of a pilot's first gradient: counts by tensor, what is sent, and the share of squares that this is."""
 
-    entries_j: float
-    share: float
-    moved: Mapping[str, int]
-    sent: int
-    payload_bytes: int
     lambda_: float
+    moved: Mapping[str, int]
+    lines: Mapping[str, int]
+    sent: Mapping[str, int]
+    payload_bytes: int
+    share: float
+    squares: Tensor
+    positions: Tensor
 
 
-def _pilot_gradients(setup: Setup) -> list[dict[str, torch.Tensor]]:
-    found = []
-    for client in range(min(PILOTS, setup.config.clients)):
-        load_state(setup.model, setup.initial)
-        images, labels = setup.images(client)
-        batch = torch.arange(min(len(labels), 2 * setup.config.batch_size))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setup.config.seed)
+@dataclass(frozen=True, slots=True)
+class _Down:
+    """A download: bytes without the envelope, and by tensor the entries and lines that taking it over writes (whole if not sparse)."""
+
+    payload_bytes: float
+    written: Mapping[str, float]
+    lines: Mapping[str, float]
+    sparse: bool
+
+
+class _Planner:
+    """Prices and progress of every plan of one run.
+
+    Attributes:
+        cheapest: Joules of the cheapest first contact that was found.
+        count: Plans compared.
+    """
+
+    def __init__(self, setup: Setup, total_j: float) -> None:
+        self._setup, self._total_j = setup, total_j
+        self._gradients = _pilot_gradients(setup)
+        self._spread = _variance_over_signal(self._gradients)
+        self._entries = sum(setup.energy(setup.profiles[0]).costs.numel(name) for name in self._gradients[0])
+        buffers = sum(t.numel() for name, t in setup.initial.items() if name not in self._gradients[0])
+        self._envelope = ENVELOPE_BYTES + 4 * buffers
+        self._most: dict[tuple[str, int, float], float] = {}
+        self.cheapest, self.count = math.inf, 0
+
+    def plans(self, steps: int, drift: float, fraction: float) -> list[Plan]:
+        """Return the plans of so many steps at one price, that so large a share of the joules of all entries leads to."""
+        config = self._setup.config
+        choices = [
+            _choose(self._setup, client, gradient, steps, fraction)
+            for client, gradient in enumerate(self._gradients[:CHOOSERS])
+        ]
+        ways = WAYS_DOWN if config.downlink == "auto" else (config.downlink,)
+        found = []
+        for clients in _shares(config.sampled):
+            gain = 2 - (1 + self._spread / clients) / (1 + self._spread / config.sampled)
+            for way in ways:
+                plan = self._plan(choices, steps, clients, way, drift * gain)
+                self.count += 1
+                if plan is not None and plan.progress > 0:
+                    found.append(plan)
+        return found
+
+    def _plan(self, choices: Sequence[_Choice], steps: int, clients: int, way: str, gain: float) -> Plan | None:
+        config = self._setup.config
+        down, kept_down = self._way_down(choices, clients, way)
+        empty = self._whole() if way == "dense" else _Down(0.0, {}, {}, sparse=True)
+        share_joined = clients / config.clients if config.contact == "joined" else 0.0
+        first = _mean([self._contact(choice, steps, empty, joined=0.0) for choice in choices])
+        later = _mean([self._contact(choice, steps, down, joined=share_joined) for choice in choices])
+        self.cheapest = min(self.cheapest, first["total"])
+        # The last contact has to be payable at the most that it could cost, or the guard would not ask for it.
+        most_j = max(self._most_j(profile, steps, down) for profile in dict.fromkeys(self._setup.profiles))
+        rest = self._total_j - first["total"] - max(most_j - later["total"], 0.0)
+        rounds = min(config.rounds, int((1 + rest / later["total"]) * config.clients / clients)) if rest >= 0 else 0
+        if not rounds:
+            return None
+        contacts = rounds * clients / config.clients
+        firsts = min(contacts, 1.0)
+        by_cause = {cause: firsts * first[cause] + (contacts - firsts) * later[cause] for cause in CAUSES}
+        share = math.sqrt(math.fsum(c.share for c in choices) / len(choices) * kept_down)
+        return Plan(
+            total_j=self._total_j,
+            rounds=rounds,
+            clients_per_round=clients,
+            contacts=contacts,
+            local_steps=steps,
+            downlink=way,
+            lambda_=math.fsum(c.lambda_ for c in choices) / len(choices),
+            left_out=tuple(name for name in choices[0].moved if not any(c.moved[name] for c in choices)),
+            entries_j=later["update"],
+            other_j=later["total"] - later["update"],
+            first_j=first["total"] - first["update"],
+            expected_j=math.fsum(by_cause.values()),
+            by_cause_j=by_cause,
+            progress=rounds * gain * share,
+            candidates=0,
+        )
+
+    def _most_j(self, profile: str, steps: int, down: _Down) -> float:
+        key = (profile, steps, down.payload_bytes)
+        if key not in self._most:
+            bytes_down = int(down.payload_bytes) + self._envelope
+            self._most[key] = most_other_j(self._setup, profile, steps, bytes_down)
+        return self._most[key]
+
+    def _whole(self) -> _Down:
+        return _Down(4.0 * self._entries, {}, {}, sparse=False)
+
+    def _way_down(self, choices: Sequence[_Choice], clients: int, way: str) -> tuple[_Down, float]:
+        """Return a later contact's download, and the share of the squares of what changed that it brings.
+
+        A client gets what every round since its last contact changed: in each the union of what its clients sent.
+        """
+        config, missed, kept_down = self._setup.config, self._setup.config.clients / clients, 1.0
+        if way == "dense":
+            return self._whole(), 1.0
+        energy = self._setup.energy(self._setup.profiles[0])
+        sizes = {name: energy.costs.numel(name) for name in choices[0].sent}
+        overlap = _overlap(choices, self._entries)
+        each, written, lines = 0.0, {}, {}
+        for name, size in sizes.items():
+            sent = math.fsum(c.sent[name] for c in choices) / len(choices) / size
+            # What a sparse step wrote is put back when the next model comes, so its lines are written too.
+            held = math.fsum(c.lines[name] for c in choices) / len(choices)
+            most = energy.lines_at_most(name, size)
+            each += size * _union(sent, overlap * clients)
+            written[name] = size * _union(sent, overlap * config.clients)
+            lines[name] = most * _union(min(held / most, 1.0), overlap * config.clients)
+        if way == "selected":
+            prices = math.fsum(energy.received_entry_j(name) * size for name, size in sizes.items())
+            none = _Down(0.0, {}, {}, sparse=True)
+            up_j = math.fsum(self._contact(c, 1, none, joined=1.0)["update"] for c in choices) / len(choices)
+            chosen = min(up_j * self._entries / prices if prices else each, each)
+            less = chosen / each if each else 1.0
+            kept_down, each = _share_of_largest(choices, less), chosen
+            written = {name: count * less for name, count in written.items()}
+            lines = {name: min(lines[name], max(count, 1.0)) for name, count in written.items()}
+        bits = missed * payload_bits(self._entries, min(max(each, 1.0), self._entries), config.value_bits, "rice")
+        if bits / 8 >= 4.0 * self._entries:
+            return self._whole(), kept_down
+        return _Down(bits / 8, written, lines, sparse=True), kept_down
+
+    def _contact(self, choice: _Choice, steps: int, down: _Down, *, joined: float) -> dict[str, float]:
+        """Return the mean joules of a contact over the clients' devices, by cause; `joined` is the share that shares a burst."""
+        setup, found = self._setup, []
+        for profile in dict.fromkeys(setup.profiles):
+            energy = setup.energy(profile)
+            reports = [energy.report(self._work(choice, steps, down, joined=shares)) for shares in (True, False)]
+            mixed = {cause: joined * reports[0][cause] + (1 - joined) * reports[1][cause] for cause in reports[0]}
+            found += [mixed] * setup.profiles.count(profile)
+        return _mean(found)
+
+    def _work(self, choice: _Choice, steps: int, down: _Down, *, joined: bool) -> Work:
+        written = {name: round(down.written.get(name, 0.0)) for name in choice.moved} if down.sparse else {}
+        return Work(
+            kept=choice.sent,
+            lines=choice.lines,
+            moved=choice.moved,
+            payload_bytes=choice.payload_bytes,
+            bytes_up=choice.payload_bytes + self._envelope,
+            bytes_down=int(down.payload_bytes) + self._envelope,
+            steps=steps,
+            images=steps * self._setup.config.batch_size,
+            written=written,
+            written_lines={name: min(math.ceil(down.lines.get(name, 0.0)), count) for name, count in written.items()},
+            sparse_step=True,
+            left_out=frozenset(name for name, count in choice.moved.items() if not count),
+            joined=joined,
+        )
+
+
+def most_other_j(setup: Setup, profile: str, steps: int, bytes_down: int) -> float:
+    """Return the most that a round can cost a client of a device beside its entries."""
+    energy = setup.energy(profile)
+    shapes = energy.costs.names()
+    buffers = sum(t.numel() for name, t in setup.initial.items() if name not in set(shapes))
+    work = Work(
+        kept={},
+        lines=dict.fromkeys(shapes, 1),
+        payload_bytes=0,
+        bytes_up=MOST_ENVELOPE_BYTES + 4 * buffers,
+        bytes_down=bytes_down + MOST_ENVELOPE_BYTES // 4,
+        steps=steps,
+        images=steps * (setup.config.batch_size + 1),
+        sparse_step=True,
+        moved=dict.fromkeys(shapes, 1),
+    )
+    total_j: float = energy.report(work)["total"]
+    return total_j
+
+
+def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: math.fsum(one[key] for one in found) / len(found) for key in found[0]}
+
+
+def _pilot_gradients(setup: Setup) -> list[dict[str, Tensor]]:
+    """Return gradients of some clients after they trained together for a while; the model is left as it was."""
+    config, found = setup.config, []
+    state, pilots = setup.initial, range(min(PILOTS, config.clients))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for number in range(WARM_ROUNDS):
+            ends: list[State] = []
+            for client in pilots:
+                load_state(setup.model, state)
+                images, labels = setup.images(client)
+                plan = batches(len(labels), config.batch_size, 1, generator(config.seed, number, client, 1))
+                train(setup.model, images, labels, plan, learning_rate=config.learning_rate, optimizer=config.optimizer)
+                ends.append(state_of(setup.model))
+            state = OrderedDict((name, torch.stack([end[name] for end in ends]).mean(0)) for name in state)
+        for client in pilots:
+            load_state(setup.model, state)
+            images, labels = setup.images(client)
+            batch = torch.arange(min(len(labels), config.batch_size))
             found.append(first_gradient(setup.model, images, labels, batch)[0])
     load_state(setup.model, setup.initial)
+    put_back(setup.model, setup.home)
     return found
 
 
-def _variance_over_signal(gradients: Sequence[Mapping[str, torch.Tensor]]) -> float:
+def _variance_over_signal(gradients: Sequence[Mapping[str, Tensor]]) -> float:
     """Return how much more a client's gradient is its own than everybody's; 0 for one client."""
     count = len(gradients)
     if count < 2:
@@ -196,117 +375,69 @@ def _variance_over_signal(gradients: Sequence[Mapping[str, torch.Tensor]]) -> fl
     return variance / signal
 
 
-def _retained(setup: Setup, gradient: Mapping[str, torch.Tensor], steps: int, fraction: float) -> _Kept:
-    config, profile = setup.config, setup.profiles[0]
-    energy = setup.energy(profile)
+def _choose(setup: Setup, client: int, gradient: Mapping[str, Tensor], steps: int, fraction: float) -> _Choice:
+    config, energy = setup.config, setup.energy(setup.profiles[client])
     cap_j = fraction * energy.marginal(steps).dense_j()
     expected = {name: -config.learning_rate * steps * g for name, g in gradient.items()}
     budget = Budget("joules", cap_j)
-    chosen = choose_written(expected, energy=energy, budget=budget, config=config, local_steps=steps)
+    price = price_of_sending(expected, cap_j, energy, config) if config.has_price else None
+    chosen = choose_written(
+        expected, energy=energy, budget=budget, config=config, local_steps=steps, lambda_=price, cap_j=cap_j
+    )
+    if config.has_price and price is None:
+        price = chosen.lambda_
+    chosen = without_poor_tensors(chosen, expected, energy=energy, local_steps=steps, price=price)
     changes = {name: torch.zeros_like(change) for name, change in expected.items()}
     for name, index in chosen.indices.items():
         changes[name].view(-1)[index] = expected[name].reshape(-1)[index]
     update = select_sent(
-        changes, chosen.indices, energy=energy, budget=budget, config=config, feedback=None, local_steps=steps
+        changes,
+        chosen.indices,
+        energy=energy,
+        budget=budget,
+        config=config,
+        feedback=None,
+        local_steps=steps,
+        lambda_=price,
     )
     total = sum(float(change.double().square().sum()) for change in expected.values())
-    squares = sum(float(values.double().square().sum()) for values in update.values.values())
-    return _Kept(
-        cap_j,
-        squares / total if total else 0.0,
+    squares = torch.cat([values.double().square() for values in update.values.values()])
+    offset, positions = 0, []
+    for name, index in update.indices.items():
+        positions.append(index + offset)
+        offset += gradient[name].numel()
+    return _Choice(
+        0.0 if price is None else price,
         {name: len(index) for name, index in chosen.indices.items()},
-        sum(update.kept.values()),
+        energy.lines(chosen.indices),
+        update.kept,
         len(update.to_bytes()),
-        float(chosen.lambda_),
+        float(squares.sum()) / total if total else 0.0,
+        squares.sort(descending=True).values,
+        torch.cat(positions),
     )
+
+
+def _overlap(choices: Sequence[_Choice], entries: int) -> float:
+    """Return by how much the clients' choices overlap: two of them change as much as so many times two that choose at random."""
+    density = math.fsum(len(c.positions) for c in choices) / len(choices) / entries
+    both = len(torch.unique(torch.cat([c.positions for c in choices]))) / entries
+    if len(choices) < 2 or not 0 < density < 1 or not both < 1:
+        return 1.0
+    return math.log1p(-both) / (len(choices) * math.log1p(-density))
+
+
+def _union(density: float, clients: float) -> float:
+    """Return the share that so many clients change together, each choosing so large a share at random."""
+    return 1 - (1 - min(density, 1 - 1e-9)) ** max(clients, 1.0)
+
+
+def _share_of_largest(choices: Sequence[_Choice], fraction: float) -> float:
+    """Return the share of squares in so large a fraction of what the pilots sent, its largest entries."""
+    squares = torch.cat([c.squares for c in choices]).sort(descending=True).values
+    total = float(squares.sum())
+    return float(squares[: math.ceil(fraction * len(squares))].sum()) / total if total else 1.0
 
 
 def _shares(most: int) -> list[int]:
     return sorted({max(most // divisor, 1) for divisor in (1, 2, 5)})
-
-
-def _other_j(setup: Setup, steps: int, kept: _Kept, clients: int) -> float:
-    """Return the mean joules of a contact beside its entries, by what a round like the pilot's sends down."""
-    config = setup.config
-    entries = sum(tensor.numel() for tensor in setup.initial.values())
-    density = min(kept.sent / entries, 1.0)
-    union = 1 - (1 - density) ** config.clients
-    bytes_down, written = 4.0 * entries, -1.0
-    if config.downlink != "dense":
-        written = min(union if config.downlink == "union" else density * config.clients / clients, 1.0)
-        bytes_down = min(kept.payload_bytes * written / density if density else 0.0, bytes_down)
-    costs = []
-    for client in dict.fromkeys(setup.profiles):
-        energy = setup.energy(client)
-        names = energy.costs.names()
-        shapes = {name: energy.costs.numel(name) for name in names}
-        moved = {} if written < 0 else {name: int(written * size) for name, size in shapes.items()}
-        work = Work(
-            kept={},
-            lines={name: energy.lines_at_most(name, count) for name, count in kept.moved.items()},
-            payload_bytes=0,
-            bytes_up=ENVELOPE_BYTES // 2,
-            bytes_down=int(bytes_down) + ENVELOPE_BYTES // 2,
-            steps=steps,
-            images=steps * config.batch_size,
-            written=moved,
-            written_lines={name: energy.lines_at_most(name, count) for name, count in moved.items()},
-            sparse_step=True,
-            left_out=frozenset(name for name, count in kept.moved.items() if not count),
-            joined=config.contact == "joined" and clients == config.clients,
-            moved=kept.moved,
-        )
-        report = energy.report(work)
-        costs.append(setup.profiles.count(client) * (report["total"] - report["update"]))
-    return math.fsum(costs) / len(setup.profiles)
-
-
-class Guard:
-    """Hands out to each client what it may spend in a round, so that no client ever exceeds its joules."""
-
-    def __init__(self, setup: Setup, plan: Plan, ledger: Ledger) -> None:
-        """See the class.
-
-        Args:
-            setup: Data, model, prices.
-            plan: The plan.
-            ledger: Ledger of the run: what clients have spent.
-        """
-        self._setup, self._plan, self._ledger = setup, plan, ledger
-
-    def limit(self, messages: Iterable[Message], number: int) -> list[Message]:
-        """Return the messages of a round to clients that can pay it, each with its steps and its joules for entries."""
-        spent = self._ledger.spent()
-        left = []
-        for message in messages:
-            client = message.metadata.dst_node_id - FIRST_NODE_ID
-            rounds_left = self._plan.rounds - number + 1
-            expected = max(rounds_left * self._plan.clients_per_round / self._setup.config.clients, 1.0)
-            remaining = self._plan.total_j - spent.get(client, 0.0)
-            most_j = self._most_other_j(client, flower.message_bytes(message))
-            cap_j = min(max(remaining / expected - self._plan.other_j, self._plan.entries_j / 2), remaining - most_j)
-            if cap_j <= 0:
-                continue
-            config = ConfigRecord({**wire.config_of(message), CAP: cap_j, STEPS: self._plan.local_steps})
-            message.content[wire.CONFIG] = config
-            left.append(message)
-        return left
-
-    def _most_other_j(self, client: int, bytes_down: int) -> float:
-        """Return the most that a round can cost a client beside its entries."""
-        setup = self._setup
-        energy = setup.energy(setup.profiles[client])
-        shapes = energy.costs.names()
-        buffers = sum(t.numel() for name, t in setup.initial.items() if name not in set(shapes))
-        work = Work(
-            kept={},
-            lines=dict.fromkeys(shapes, 1),
-            payload_bytes=0,
-            bytes_up=ENVELOPE_BYTES + 4 * buffers,
-            bytes_down=bytes_down + ENVELOPE_BYTES // 4,
-            steps=self._plan.local_steps,
-            images=self._plan.local_steps * (setup.config.batch_size + 1),
-            sparse_step=True,
-            moved=dict.fromkeys(shapes, 1),
-        )
-        return energy.report(work)["total"]

@@ -23,10 +23,11 @@ from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import Ledger, load_ledger, save_ledger, share_of
 from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.downlink_choice import DownlinkChoice
+from cwmp_federated.server.guard import Guard
 from cwmp_federated.server.joules import JouleCheck
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.meter import RoundMeter
-from cwmp_federated.server.planner import Guard, Plan
+from cwmp_federated.server.planner import Plan
 from cwmp_federated.server.refusals import Refusals
 from cwmp_federated.server.shared_budget import SharedBudget
 from cwmp_federated.server.strategy import NODE_WAIT_S, CwmpStrategy, RoundOutcome
@@ -83,6 +84,8 @@ class RunResult:
             "rounds": self.history[-1]["round"] if self.history else 0,
             "contacts": len(self.ledger.entries) / self.config.clients,
             "mean_j": math.fsum(spent.values()) / self.config.clients,
+            "by_cause_j": {cause: j / self.config.clients for cause, j in self.ledger.by_cause().items()},
+            "entries_j": self.ledger.update_j() / max(len(self.ledger.entries), 1),
             "most_j": max(spent.values(), default=0.0),
         }
 
@@ -130,7 +133,7 @@ class Server:
         buffers = {name: tuple(t.shape) for name, t in self._state.items() if name not in self._shapes}
         self.result = RunResult(config=setup.config, plan=plan)
         self._rounds = setup.config.rounds if plan is None else plan.rounds
-        self._downlink = _downlink_of(setup, self._shapes)
+        self._downlink = _downlink_of(setup, self._shapes, plan)
         self._shared = SharedBudget.of(setup) if setup.config.allocation == "shared" else None
         self._done = -1
         self._outcome: RoundOutcome | None = None
@@ -157,7 +160,7 @@ class Server:
                 steps=None if plan is None else plan.local_steps,
                 local=grid is not None,
             ),
-            guard=None if plan is None else Guard(setup, plan, self.result.ledger),
+            guard=None if plan is None else Guard(setup, plan, self.result.ledger, self._client_of),
             before_round=self._before_round,
             on_round=self._after_round,
             node_wait_s=node_wait_s,
@@ -312,11 +315,14 @@ def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _downlink_of(setup: Setup, shapes: Mapping[str, tuple[int, ...]]) -> Downlink | None:
+def _downlink_of(setup: Setup, shapes: Mapping[str, tuple[int, ...]], plan: Plan | None) -> Downlink | None:
     config = setup.config
-    if config.downlink == "dense":
+    way = config.way_down if plan is None else plan.downlink
+    if way == "dense":
         return None
-    choose = DownlinkChoice(setup) if config.downlink == "selected" and config.rule != "dense" else None
+    choose = None
+    if way == "selected" and config.rule != "dense":
+        choose = DownlinkChoice(setup, None if plan is None else plan.entries_j)
     return Downlink(shapes, config.value_bits, choose=choose, initial=setup.initial_digest())
 
 
@@ -335,3 +341,8 @@ def averaging(config: RunConfig, *, min_nodes: int | None = None) -> FedAvg:
         min_evaluate_nodes=0,
         min_available_nodes=least,
     )
+
+
+def planned(config: RunConfig, plan: Plan | None) -> RunConfig:
+    """Return a run with as many clients a round as its plan takes."""
+    return config if plan is None else config.with_changes(clients_per_round=plan.clients_per_round)

@@ -24,9 +24,9 @@ from flwr.serverapp.strategy import Strategy
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.ledger import Entry, Ledger
 from cwmp_federated.server.admission import Gate
+from cwmp_federated.server.guard import Guard
 from cwmp_federated.server.limits import Limits
 from cwmp_federated.server.patience import PatientGrid
-from cwmp_federated.server.planner import Guard
 from cwmp_federated.server.refusals import Refusals
 from cwmp_federated.server.replies import SILENT, Accepted, Admission, LeftOut, entry_of
 from cwmp_federated.server.shared_budget import SharedBudget
