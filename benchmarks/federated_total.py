@@ -3,12 +3,13 @@
     python benchmarks/federated_total.py run -o results      # resumable: run it again to go on
     python benchmarks/federated_total.py write results -o docs/results.md
 
-Needs Debian's package dataset-fashion-mnist. Four settings of each scenario and seed:
+Needs Debian's package dataset-fashion-mnist. Five settings of each scenario and seed:
 
 today     Top-K, dense local steps, the whole model down to every client, a burst each way: what people run
 before    CWMP in the same setting: this project's default until release 0.1
 top-k     Top-K with sparse steps and a sparse downlink
 cwmp      CWMP with sparse steps and a sparse downlink: the default
+planned   CWMP with `--total-budget`: one budget on all that a client spends
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cwmp_federated.sweep.runs import POINTS, Point, read_points, run_configs
 
 SEEDS = (0, 1, 2, 3, 4)
 FEW = SEEDS[:2]
-TUNING_SEED = 100
+TUNING_SEEDS = (100, 101)
 RATES = (0.2, 0.4, 0.8)
 MOMENTUM_RATES = (0.05, 0.1)
 MODEL = "cwmp_federated.nets:fashion_cnn"
@@ -53,6 +54,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-k": {"rule": "top-k"},
     "cwmp": {"rule": "cwmp"},
 }
+PLANNED = {
+    "two-class": ("10mJ", "20mJ"),
+    "edge-dram": ("20mJ", "40mJ"),
+    "wifi": ("0.5J", "1J", "2J"),
+    "ble": ("50mJ", "100mJ", "200mJ"),
+    "lte": ("60J", "120J"),
+}
+"""Joules of a client for the whole run, all causes, that the planner gets."""
+PLANNED_ROUNDS = 60
 DENSE_STEP = ("today", "before")
 BUDGETS = {False: ("0.1%", "1%", "10%"), True: ("1%", "10%")}
 """Without and with a radio: every sparse setting runs at each, and joules to an accuracy are those of the cheapest run that reaches it."""
@@ -90,6 +100,10 @@ def plan(folder: Path, rates: dict[str, float]) -> Iterator[tuple[str, str, RunC
                     yield name, setting, config
     drawn = random_class(folder)
     for seed in FEW:
+        for name, (profile, radio, _) in SCENARIOS.items():
+            for total in PLANNED[name]:
+                more = {"total_budget": total, "rounds": PLANNED_ROUNDS, "learning_rate": rates["cwmp"]}
+                yield name, "planned", base(profile, radio, seed, **more)
         for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn)):
             for setting in ("top-k", "cwmp"):
                 for config in _runs(setting, profile, "", seed, rates):
@@ -114,15 +128,16 @@ def _runs(
 
 
 def tuning() -> Iterator[tuple[str, RunConfig]]:
-    """Yield the runs that a learning rate is chosen from, on a seed that nothing else uses."""
-    for setting, fields in SETTINGS.items():
-        budget = LARGE if setting in DENSE_STEP else "1%"
-        for rate in RATES:
-            yield setting, base("horowitz-45nm", "", TUNING_SEED, learning_rate=rate, budget=budget, **fields)
-    for setting in ("top-k", "cwmp"):
-        for rate in MOMENTUM_RATES:
-            more = {"optimizer": "momentum", "learning_rate": rate, "budget": "1%", **SETTINGS[setting]}
-            yield f"{setting}, momentum", base("horowitz-45nm", "", TUNING_SEED, **more)
+    """Yield the runs that a learning rate is chosen from, on seeds that nothing else uses."""
+    for seed in TUNING_SEEDS:
+        for setting, fields in SETTINGS.items():
+            for rate in RATES:
+                for budget in (LARGE,) if setting in DENSE_STEP else ("1%", LARGE):
+                    yield setting, base("horowitz-45nm", "", seed, learning_rate=rate, budget=budget, **fields)
+        for setting in ("top-k", "cwmp"):
+            for rate in MOMENTUM_RATES:
+                more = {"optimizer": "momentum", "learning_rate": rate, "budget": "1%", **SETTINGS[setting]}
+                yield f"{setting}, momentum", base("horowitz-45nm", "", seed, **more)
 
 
 def random_class(folder: Path) -> str:
@@ -133,12 +148,12 @@ def random_class(folder: Path) -> str:
 
 
 def chosen_rates(points: dict[str, Point]) -> dict[str, float]:
-    """Return by setting the learning rate whose tuning run was most accurate, on average over its last three rounds."""
-    best: dict[str, tuple[float, float]] = {}
+    """Return by setting the learning rate whose tuning runs were most accurate, on average over their last three rounds."""
+    found: dict[str, dict[float, list[float]]] = {}
     for setting, config in tuning():
         last = [accuracy for _, accuracy in points[config.identity()]["trajectory"][-3:]]
-        best[setting] = max(best.get(setting, (-1.0, 0.0)), (math.fsum(last) / len(last), config.learning_rate))
-    return {setting: rate for setting, (_, rate) in best.items()}
+        found.setdefault(setting, {}).setdefault(config.learning_rate, []).extend(last)
+    return {setting: max(rates, key=lambda rate: math.fsum(rates[rate])) for setting, rates in found.items()}
 
 
 def run(folder: Path, jobs: int) -> None:
@@ -214,16 +229,19 @@ def _head(points: dict[str, Point], rates: dict[str, float]) -> list[str]:
         (
             f"{config['clients']} clients, {config['partition']}, the first {config['train_limit']:,} training images, {config['rounds']} rounds of "
             f"{config['local_epochs']} local epoch, batches of {config['batch_size']}, SGD, accuracy on {config['test_limit']:,} test images; network "
-            f"`{MODEL}` (155,546 parameters, 95% of them in one linear layer); budget {BUDGET} of the joules of writing (in every local step) and sending "
-            f"everything. Learning rate by rule, tuned on seed {TUNING_SEED}, which nothing else uses, among {', '.join(map(str, RATES))}: "
-            f"{', '.join(f'{rate} for {rule}' for rule, rate in rates.items())}. All device figures are from the literature; nothing was measured on a "
-            f"device. {len(points)} runs, {hours:.1f} process hours on a shared machine with two cores."
+            f"`{MODEL}` (155,546 parameters, 95% of them in one linear layer). Budgets in percent of the joules of writing (in every local step) and "
+            f"sending everything: {', '.join(BUDGETS[False])} ({' and '.join(BUDGETS[True])} with a radio), {LARGE} with dense steps. Learning rate by "
+            f"setting, tuned on edge-dram with seeds {' and '.join(map(str, TUNING_SEEDS))}, which nothing else uses, among "
+            f"{', '.join(map(str, RATES))} ({', '.join(map(str, MOMENTUM_RATES))} with momentum): "
+            f"{', '.join(f'{rate} for {setting}' for setting, rate in rates.items())}. All device figures are from the literature; nothing was "
+            f"measured on a device, all joules are the ledger's. {len(points)} runs, {hours:.1f} process hours on a shared machine with two cores."
         ),
         "",
         (
-            "Settings: *today* is Top-K with dense local steps, the whole model down, budget on the same joules; *before* is CWMP in that setting, this "
-            "project's own until now; *top-k* and *cwmp* have sparse steps and a sparse downlink, the default now. All pay one burst a round, and the passes' "
-            "own traffic. Joules to an accuracy are read off the runs round by round, at five accuracies that all settings reach in all seeds; a ratio is the "
+            "Settings: *today* is Top-K with dense local steps, the whole model down; *before* is CWMP in that setting, this project's own until 0.1; "
+            "*top-k* and *cwmp* have sparse steps and a sparse downlink, the default now; *planned* is cwmp with `--total-budget`, the joules in the table "
+            f"being one client's for everything, within {PLANNED_ROUNDS} rounds. All pay one burst a round, and the passes' own traffic. Joules to an accuracy are read "
+            "off the runs round by round, the cheapest of a setting's budgets, at five accuracies that all settings reach in all seeds; a ratio is the "
             "geometric mean over these, below 1 where the first needs fewer joules. *Total* is all that the ledger knows: passes, steps, choosing, both "
             "directions, bursts."
         ),
@@ -235,6 +253,8 @@ AIMS = (
     ("update joules, cwmp over top-k, at most 0.4 in every seed", "top-k", "trajectory", 0.4),
     ("total joules, cwmp over today, at most 0.5 in every seed", "today", "total_trajectory", 0.5),
     ("total joules, cwmp over before, at most 0.67 in every seed", "before", "total_trajectory", 1 / 1.5),
+    ("total joules, planned over today, at most 0.5 in every seed", "today", "total_trajectory", 0.5),
+    ("total joules, planned over before, at most 0.67 in every seed", "before", "total_trajectory", 1 / 1.5),
 )
 """What was aimed at: the setting that CWMP is compared with, the kind of joules, the largest ratio."""
 
@@ -246,13 +266,19 @@ def _verdicts(scenarios: dict[str, Groups]) -> list[str]:
         told: dict[bool, list[str]] = {True: [], False: []}
         for name in SCENARIOS:
             groups = scenarios.get(name, {})
-            if "cwmp" in groups and other in groups:
-                found = ratios(groups["cwmp"], groups[other], which, targets(groups))
+            own = "planned" if "planned" in label else "cwmp"
+            if own in groups and other in groups:
+                found = ratios(groups[own], groups[other], which, targets(groups))
                 if found:
                     told[max(found.values()) <= limit].append(f"{name} ({max(found.values()):.2f}, {len(found)} seeds)")
         lines.append(f"| {label} | {', '.join(told[True]) or '-'} | {', '.join(told[False]) or '-'} |")
     lines += ["", "In brackets: the largest ratio of all seeds, and how many seeds there are."]
-    fewest = min(len(found) for groups in scenarios.values() for found in groups.values())
+    fewest = min(
+        len(groups.get(setting, {}))
+        for name in SCENARIOS
+        for groups in (scenarios.get(name, {}),)
+        for setting in SETTINGS
+    )
     if fewest < len(SEEDS):
         lines += [
             "",
@@ -262,8 +288,17 @@ def _verdicts(scenarios: dict[str, Groups]) -> list[str]:
     return [*lines, ""]
 
 
+def budget_of(point: Point) -> str:
+    """Return the budget of a run, of updates or of everything."""
+    return str(point["config"]["total_budget"] or point["config"]["budget"])
+
+
 def _section(name: str, groups: Groups, output: Path) -> list[str]:
-    about = SCENARIOS[name][2] if name in SCENARIOS else "CWMP beside Top-K, both with sparse steps"
+    about = "CWMP beside Top-K, both with sparse steps"
+    if name in SCENARIOS:
+        about = SCENARIOS[name][2]
+    elif "union" in groups:
+        about = "CWMP, the server sending all that changed (union) or what is worth most (selected)"
     wanted = targets(groups)
     lines = [f"## {name}: {about}", ""]
     if name in SCENARIOS:
@@ -276,8 +311,8 @@ def _section(name: str, groups: Groups, output: Path) -> list[str]:
     ]
     for setting, found in groups.items():
         every = [point for points in found.values() for point in points]
-        for budget in dict.fromkeys(point["config"]["budget"] for point in every):
-            values = [point for point in every if point["config"]["budget"] == budget]
+        for budget in dict.fromkeys(map(budget_of, every)):
+            values = [point for point in every if budget_of(point) == budget]
             mean = {key: math.fsum(p[key] for p in values) / len(values) for key in ("accuracy", "update_j", "total_j")}
             lines.append(
                 f"| {setting}, {budget} | {len(values)} | {mean['accuracy']:.3f} | {mean['update_j']:.3g} | {mean['total_j']:.3g} | "
@@ -290,6 +325,11 @@ def _section(name: str, groups: Groups, output: Path) -> list[str]:
         ("total joules, cwmp over top-k", "cwmp", "top-k", "total_trajectory"),
         ("total joules, cwmp over today", "cwmp", "today", "total_trajectory"),
         ("total joules, cwmp over before", "cwmp", "before", "total_trajectory"),
+        ("total joules, planned over today", "planned", "today", "total_trajectory"),
+        ("total joules, planned over before", "planned", "before", "total_trajectory"),
+        ("total joules, planned over cwmp", "planned", "cwmp", "total_trajectory"),
+        ("update joules, selected over union", "selected", "union", "trajectory"),
+        ("total joules, selected over union", "selected", "union", "total_trajectory"),
     ):
         if first in groups and second in groups:
             found = ratios(groups[first], groups[second], which, wanted)
@@ -308,7 +348,7 @@ def draw(groups: Groups, path: Path, *, title: str) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullFormatter
 
-    colours = {"today": "#7f7f7f", "before": "#e69f00", "top-k": "#d55e00", "cwmp": "#0072b2"}
+    colours = {"today": "#7f7f7f", "before": "#e69f00", "top-k": "#d55e00", "cwmp": "#0072b2", "planned": "#009e73"}
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
     for panel, which, label in (
         (axes[0], "trajectory", "joules of writing and sending updates"),
