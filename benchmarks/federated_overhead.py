@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from flwr.serverapp.strategy import FedAvg
 
-from cwmp_federated import training
 from cwmp_federated.client import app as client_app
 from cwmp_federated.client import mod
 from cwmp_federated.records.config import RunConfig
+from cwmp_federated.server import run as server_run
 from cwmp_federated.server.admission import Gate
 from cwmp_federated.server.run import RunResult
 from cwmp_federated.server.strategy import CwmpStrategy
@@ -55,7 +55,7 @@ PLACES: list[tuple[Any, str, str]] = [
     (client_app, "batches", "plain client"),
     (FedAvg, "aggregate_train", "FedAvg"),
     (FedAvg, "configure_train", "FedAvg"),
-    (training, "evaluate", "evaluation"),
+    (server_run, "evaluate", "evaluation"),
 ]
 """Functions that are timed, and what for; time in a function counts for the innermost one."""
 
