@@ -326,8 +326,7 @@ def most_other_j(setup: Setup, profile: str, steps: int, bytes_down: int) -> flo
         sparse_step=True,
         moved=dict.fromkeys(shapes, 1),
     )
-    total_j: float = energy.report(work)["total"]
-    return total_j
+    return energy.report(work)["total"]
 
 
 def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -429,7 +428,7 @@ def _overlap(choices: Sequence[_Choice], entries: int) -> float:
 
 def _union(density: float, clients: float) -> float:
     """Return the share that so many clients change together, each choosing so large a share at random."""
-    return 1 - (1 - min(density, 1 - 1e-9)) ** max(clients, 1.0)
+    return 1 - math.pow(1 - min(density, 1 - 1e-9), max(clients, 1.0))
 
 
 def _share_of_largest(choices: Sequence[_Choice], fraction: float) -> float:
