@@ -210,7 +210,8 @@ def write(folder: Path, output: Path) -> None:
         point = points.get(config.identity())
         if point is not None:
             scenarios.setdefault(name, {}).setdefault(setting, {}).setdefault(config.seed, []).append(point)
-    lines = _head(points, rates)
+    used = {config.identity() for _, config in tuning()} | {config.identity() for _, _, config in plan(folder, rates)}
+    lines = _head({name: point for name, point in points.items() if name in used}, rates)
     lines += _verdicts(scenarios)
     for name, groups in scenarios.items():
         lines += _section(name, groups, output)
