@@ -15,7 +15,7 @@ from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.grid import FIRST_NODE_ID, LocalGrid
 from cwmp_federated.records.budgets import Budget
-from cwmp_federated.records.config import DOWNLINKS, RunConfig
+from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import CAUSES, Ledger
 from cwmp_federated.server.guard import Guard
 from cwmp_federated.server.planner import make_plan
@@ -48,6 +48,8 @@ def spent(result):
         found[entry.client] = found.get(entry.client, 0.0) + sum(getattr(entry, f"{cause}_j") for cause in CAUSES)
     return found
 
+
+WAYS = ("auto", "union", "selected", "dense")
 
 MARGIN = 0.15
 """Of what was said in advance, by which the joules that came may differ; docs/federated.md says the same."""
@@ -91,10 +93,10 @@ def test_no_client_ever_exceeds_its_joules_and_what_was_said_is_what_came(change
 
 def test_an_unnamed_downlink_is_the_planners_and_the_run_keeps_to_it():
     """Whatever way is named, no other plan of the same model promises more than the one that chose among all."""
-    plans = {way: make_plan(make_setup(BASE.with_changes(total_budget="1J", downlink=way))) for way in DOWNLINKS}
+    plans = {way: make_plan(make_setup(BASE.with_changes(total_budget="1J", downlink=way))) for way in WAYS}
     assert plans["auto"].progress == max(plan.progress for plan in plans.values())
     assert {way: plan.downlink for way, plan in plans.items() if way != "auto"} == {
-        way: way for way in DOWNLINKS if way != "auto"
+        way: way for way in WAYS if way != "auto"
     }
     joules = {}
     for way in ("union", "dense"):
