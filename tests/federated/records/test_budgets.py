@@ -78,7 +78,7 @@ def test_run_settings_survive_both_ways():
         ({"clients_per_round": 11}, "only 10 clients"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"value_bits": 8}, "--value-bits is 8"),
-        ({"downlink": "none"}, "--downlink is 'none'; choose dense, union, selected"),
+        ({"downlink": "none"}, "--downlink is 'none'; choose auto, union, selected, dense"),
         ({"contact": "twice"}, "--contact is 'twice'"),
         ({"budget": "lots"}, "budget 'lots'"),
     ],
