@@ -33,7 +33,7 @@ from cwmp_costmodels.profile.schema import DeviceBlock, Profile
 from cwmp_profiler.devices.torch_device import TorchDevice
 from cwmp_profiler.operators.block import measure_block
 from cwmp_profiler.operators.block_records import BlockRecord
-from cwmp_profiler.operators.families import family_plan
+from cwmp_profiler.operators.families import family_plan, within
 from cwmp_profiler.operators.overhead import overhead_steps
 from cwmp_profiler.operators.records import OperatorsFile, OperatorsHeader, read_operators, write_operators
 from cwmp_profiler.operators.stopwatch import Stopwatch
@@ -139,7 +139,7 @@ def plan_of(path: Path | None, device: TorchDevice, stopwatch: Stopwatch) -> Ope
     with write_operators(target, header(device), overwrite=True) as writer:
         for name, step in overhead_steps():
             writer.append(measure_block(name, step, stopwatch, budget_s=0.4))
-        for block in family_plan():
+        for block in within(family_plan()):
             params = {**block.params, "plan": "families"}
             writer.append(measure_block(block.name, block.build("cpu"), stopwatch, budget_s=0.4, params=params))
     print(f"plan for families: {time.monotonic() - began:.0f} s, kept in {target}")

@@ -230,9 +230,11 @@ def operator_lines(profile: Profile) -> Iterator[str]:
         sizes = (f"{name} {len(data.get('samples', ()))}" for name, data in sorted(found.families.items()))
         yield f"families of operators (samples): {', '.join(sizes)}"
     calls = ", ".join(
-        f"{si(seconds, 's')} per {kind} call" for kind, seconds in found.overhead_s.items() if kind != "view"
+        f"{si(seconds, 's')} per {kind} call"
+        for kind, seconds in found.overhead_s.items()
+        if kind not in {"view", "step"}
     )
-    yield f"beside operators: {calls}, {si(found.overhead_s.get('view', 0.0), 's')} per view, {si(found.fault_s, 's')} per page fault"
+    yield f"beside operators: {calls}, {si(found.overhead_s.get('view', 0.0), 's')} per view, {si(found.overhead_s.get('step', 0.0), 's')} a step, {si(found.fault_s, 's')} per page fault"
     yield f"they hold for torch {found.validity.torch} on {found.validity.threads} thread(s)"
 
 

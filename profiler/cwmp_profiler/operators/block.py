@@ -86,7 +86,7 @@ def measure_block(
         operators=records,
         views=traced.views,
         touched_bytes=traced.touched_bytes,
-        floor_s=min(floors),
+        floor_s=floors[-1],
         fault_s=stopwatch.fault_s,
         faults=traced.faults,
         step=_time_record(whole.timing(stopwatch.quiet_reference_s, stopwatch.fault_s)),
@@ -131,8 +131,8 @@ def _shares(groups: list[list[Call]]) -> Iterator[list[list[Call]]]:
     share: list[list[Call]] = []
     held = 0
     for calls in groups:
-        # Operands, a copy to restore what changes, and a result that is kept.
-        need = 3 * sum(operand.bytes for operand in (*calls[0].operator.inputs, *calls[0].operator.outputs))
+        # Operands, copies to run on beside and to restore what changes, and results that are kept.
+        need = 4 * sum(operand.bytes for operand in (*calls[0].operator.inputs, *calls[0].operator.outputs))
         if share and held + need > HELD_BYTES:
             yield share
             share, held = [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -109,13 +110,23 @@ class BlockRecord(_Record):
 
     @property
     def calls(self) -> dict[str, float]:
-        """Operator calls of a step by phase, its views, and calls weighted by `coldness`."""
-        found: dict[str, float] = {phase: sum(each.times.get(phase, 0) for each in self.operators) for phase in PHASES}
-        return {
-            **found,
-            "view": self.views,
-            "cold": sum(each.runs * coldness(each.described()) for each in self.operators),
-        }
+        """What `calls_of` says of a step."""
+        runs = [(each.described(), phase, amount) for each in self.operators for phase, amount in each.times.items()]
+        return calls_of(runs, self.views)
+
+
+def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[str, float]:
+    """Return what overheads are priced by: operator calls of a step by phase, its views, calls weighted by `coldness`, and 1 a step.
+
+    Args:
+        runs: Operators with their phase and how often they run in it.
+        views: Calls that only make views or take memory.
+    """
+    found = dict.fromkeys(PHASES, 0.0) | {"view": float(views), "cold": 0.0, "step": 1.0}
+    for operator, phase, amount in runs:
+        found[phase] += amount
+        found["cold"] += amount * coldness(operator)
+    return found
 
 
 def coldness(operator: Operator) -> float:

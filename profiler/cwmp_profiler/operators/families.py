@@ -1,15 +1,17 @@
 """The plan for models that nobody measured: small blocks that give every family its shapes, forward, backward and update.
 
-Shapes are drawn once, with a fixed seed, log-uniformly over what networks on small devices have, so that no block repeats another and
-none is of a model that `validate` holds. Each block is a small module trained for one step; its distinct operators are timed alone, as
-those of a named model are.
+Shapes are drawn once, with a fixed seed, log-uniformly over what networks on small devices have (most widths whole vectors, kernels no
+larger than their image), so that no block repeats another and none is of a model that `validate` holds. Each block is a small module trained
+for one step; its distinct operators are timed alone, as those of a named model are. In some blocks other memory is touched between
+forward, backward and update, more than the last cache holds, as weights and activations of larger networks would: operands then come from afar.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,18 @@ from cwmp_profiler.operators.training import training_step
 
 LEAST_SHAPES = 30
 """Shapes that the plan gives each family at least."""
+
+PLAN_S = 300.0
+"""Seconds that the plan may take; on a slow or busy machine it ends early, and as kinds are mixed every family has lost a like share."""
+
+FAR_SHARE = 0.12
+"""Share of blocks whose operands come from afar."""
+
+FAR_BYTES = 3 << 24
+"""Bytes touched there: beyond the last cache of small devices."""
+
+MOST_PRODUCTS = 4e8
+"""Multiply-adds of a convolution: a tenth of a second is told as well by a hundredth."""
 
 Build = Callable[[random.Random], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 
@@ -38,6 +52,15 @@ class PlannedBlock:
     name: str
     params: Mapping[str, Any]
     build: Callable[[str], Step]
+
+
+def within(plan: Sequence[PlannedBlock], seconds: float = PLAN_S) -> Iterator[PlannedBlock]:
+    """Yield blocks of a plan until `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    for block in plan:
+        if time.monotonic() > deadline:
+            return
+        yield block
 
 
 def family_plan(*, scale: float = 1.0, seed: int = 0) -> list[PlannedBlock]:
@@ -67,7 +90,7 @@ def _planned(kind: str, number: int, make: Build, seed: int) -> PlannedBlock:
 
     optimizers = ("sgd", "momentum", "adam")
     drawn = rng()
-    sparse = drawn.random() < 0.3
+    sparse, far = drawn.random() < 0.3, drawn.random() < FAR_SHARE
     options: dict[str, Any] = {
         "optimizer": optimizers[number % 3],
         "density": round(10 ** drawn.uniform(-2.3, -0.4), 4) if sparse else 1.0,
@@ -77,11 +100,30 @@ def _planned(kind: str, number: int, make: Build, seed: int) -> PlannedBlock:
         torch.manual_seed(number)
         model, inputs, _ = make(rng())
         moved = tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs)
+        if far:
+            return _afar(model.to(device), moved, options)
         return training_step(model.to(device), moved, loss=_mean, **options)
 
     with torch.device("meta"):
         params = make(rng())[2]
-    return PlannedBlock(name=f"{kind}/{number}", params={**params, **options}, build=build)
+    return PlannedBlock(name=f"{kind}/{number}", params={**params, **options, "far": far}, build=build)
+
+
+def _afar(model: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Step:
+    """Return a step that touches other memory before the forward and before the backward pass."""
+    other = torch.zeros(FAR_BYTES // 4, device=next(model.parameters()).device)
+
+    def loss(result: Any) -> torch.Tensor:
+        other.neg_()
+        return _mean(result)
+
+    inner = training_step(model, inputs, loss=loss, **options)
+
+    def step() -> None:
+        other.neg_()
+        inner()
+
+    return step
 
 
 def _mean(result: Any) -> torch.Tensor:
@@ -95,8 +137,13 @@ def _log(rng: random.Random, low: float, high: float, multiple: int = 1) -> int:
     return max(round(value / multiple) * multiple, multiple)
 
 
+def _width(rng: random.Random, low: float, high: float) -> int:
+    """Return channels or entries of a row: mostly whole vectors, some of any size."""
+    return _log(rng, low, high, rng.choice((1, 2, 4, 8, 8, 16)))
+
+
 def _linear(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    rows, a, b, c = _log(rng, 2, 512), _log(rng, 8, 2048), _log(rng, 8, 2048), _log(rng, 4, 1024)
+    rows, a, b, c = _log(rng, 2, 512), _width(rng, 8, 2600), _width(rng, 8, 2600), _width(rng, 2, 1400)
     act = rng.choice((nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.SiLU))
     model = nn.Sequential(nn.Linear(a, b), act(), nn.Linear(b, c), act())
     return model, (torch.randn(rows, a),), {"rows": rows, "widths": [a, b, c]}
@@ -105,34 +152,70 @@ def _linear(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, A
 def _image(rng: random.Random, most: float) -> tuple[int, int, int, int]:
     """Return batch, two channel counts and an edge whose activations stay below `most` entries."""
     while True:
-        batch, a, b, edge = _log(rng, 1, 64), _log(rng, 2, 640), _log(rng, 4, 640), _log(rng, 2, 64)
+        batch, a, b, edge = _log(rng, 1, 64), _width(rng, 2, 640), _width(rng, 4, 640), _log(rng, 3, 64)
         if batch * max(a, b) * edge * edge <= most:
             return batch, a, b, edge
 
 
 def _conv(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    batch, a, b, edge = _image(rng, 1.5e6)
-    kernel, stride = rng.choice((1, 1, 3, 3, 3, 5, 7)), rng.choice((1, 1, 1, 2))
-    groups = rng.choice((1, 1, 1, 1, 2, 4))
-    a, b = max(a // groups, 1) * groups, max(b // groups, 1) * groups
-    while batch * a * b // groups * kernel**2 * edge**2 / stride**2 > 2.5e9:
-        batch = batch // 2 if batch > 1 else 1
-        if batch == 1:
-            edge = max(edge // 2, 2)
-    act = rng.choice((nn.ReLU, nn.Hardswish, nn.LeakyReLU, nn.ELU))
-    model = nn.Sequential(
-        nn.Conv2d(a, a, 1, groups=a) if rng.random() < 0.2 else nn.Identity(),
-        nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=rng.random() < 0.5),
-        nn.BatchNorm2d(b) if rng.random() < 0.7 else nn.GroupNorm(1, b),
-        act(),
+    batch, a, b, edge = _image(rng, 2.2e6)
+    kernel, stride = rng.choice((1, 1, 1, 3, 3, 3, 5, 7)), rng.choice((1, 1, 1, 2))
+    groups, kind = (
+        rng.choice((1, 1, 1, 1, 1, 2, 4)),
+        rng.choice((*("middle",) * 15, *("first",) * 3, *("up",) * 2, "vector", "last")),
     )
-    shape = {"batch": batch, "channels": [a, b], "edge": edge, "kernel": kernel, "stride": stride, "groups": groups}
-    return model, (torch.randn(batch, a, edge, edge, requires_grad=True),), shape
+    if kind == "first":
+        a, edge = rng.choice((1, 3, 3, 4)), max(edge, 16)
+    elif kind == "up":
+        kernel, stride = rng.choice((2, 4)), 2
+    elif kind == "vector":
+        kernel, stride, edge = 1, 1, 1
+    elif kind == "last":
+        b = rng.choice((1, 2, 3, 4))
+    groups = groups if kind == "middle" else 1
+    edge = max(edge, kernel - 1)
+    a, b = max(a // groups, 1) * groups, max(b // groups, 1) * groups
+    while batch > 1 and batch * a * b // groups * kernel**2 * edge**2 / stride**2 > MOST_PRODUCTS:
+        batch //= 2
+    while edge >= 2 * kernel and batch * a * b // groups * kernel**2 * edge**2 / stride**2 > MOST_PRODUCTS:
+        edge //= 2
+    norm: nn.Module = (
+        nn.Identity() if kind == "vector" else nn.BatchNorm2d(b) if rng.random() < 0.7 else nn.GroupNorm(1, b)
+    )
+    conv: nn.Module = (
+        nn.ConvTranspose2d(a, b, kernel, stride, kernel // 2 - 1)
+        if kind == "up"
+        else nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=rng.random() < 0.5)
+    )
+    layers = [conv, norm, rng.choice((nn.ReLU, nn.ReLU, nn.Hardswish, nn.LeakyReLU, nn.ELU))()]
+    after = rng.choice(("none", "none", "none", "pool", "mean"))
+    if after == "pool" and edge >= 3 * stride:
+        layers.append(nn.MaxPool2d(2) if rng.random() < 0.6 else nn.MaxPool2d(3, 2, 1))
+    elif after == "mean":
+        layers.append(_Mean())
+    shape = {
+        "batch": batch,
+        "channels": [a, b],
+        "edge": edge,
+        "kernel": kernel,
+        "stride": stride,
+        "groups": groups,
+        "kind": kind,
+    }
+    return nn.Sequential(*layers), (torch.randn(batch, a, edge, edge, requires_grad=kind != "first"),), shape
+
+
+class _Mean(nn.Module):
+    """The mean of each plane, as squeeze-and-excitation and classifiers take it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
 
 
 def _depthwise(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    batch, a, _, edge = _image(rng, 6e5)
-    kernel, stride = rng.choice((3, 3, 5, 7)), rng.choice((1, 1, 2))
+    batch, a, _, edge = _image(rng, 1.2e6)
+    kernel, stride = rng.choice((3, 3, 3, 5, 5, 7)), rng.choice((1, 1, 2))
+    edge = max(edge, kernel)
     model = nn.Sequential(
         nn.Conv2d(a, a, kernel, stride, kernel // 2, groups=a, bias=False), nn.BatchNorm2d(a), nn.ReLU6()
     )
@@ -143,10 +226,14 @@ def _depthwise(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str
 def _norm(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     kind = rng.choice(("layer", "layer", "batch", "group", "sequence"))
     if kind in {"layer", "sequence"}:
-        rows, width = _log(rng, 8, 4096), _log(rng, 16, 1024, 4)
+        rows, width = _log(rng, 4, 4096), _width(rng, 16, 1024)
         model: nn.Module = nn.Sequential(nn.LayerNorm(width), nn.Dropout(0.1), nn.LayerNorm(width))
-        return model, (torch.randn(rows, width, requires_grad=True),), {"norm": kind, "rows": rows, "width": width}
-    batch, a, _, edge = _image(rng, 2e6)
+        x = torch.randn(rows, width)
+        if kind == "sequence":
+            # Layers of a transformer: (batch, length, width).
+            x = x.view(math.gcd(rows, 8), -1, width)
+        return model, (x.requires_grad_(),), {"norm": kind, "rows": rows, "width": width}
+    batch, a, _, edge = _image(rng, 2.2e6)
     a = max(a // 4, 1) * 4
     model = nn.BatchNorm2d(a) if kind == "batch" else nn.GroupNorm(4, a)
     shape = {"norm": kind, "batch": batch, "channels": a, "edge": edge}
@@ -173,8 +260,9 @@ class _Pools(nn.Module):
 
 
 def _pool(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    batch, a, _, edge = _image(rng, 1e6)
-    kind = rng.choice(("max", "max", "overlapping", "average", "adaptive", "global", "up"))
+    batch, a, _, edge = _image(rng, 2.2e6)
+    edge = max(edge, 3)
+    kind = rng.choice(("max", "max", "max", "overlapping", "average", "adaptive", "global", "up"))
     kernel = rng.choice((2, 2, 3))
     shape = {"pool": kind, "batch": batch, "channels": a, "edge": edge, "kernel": kernel}
     return _Pools(kind, kernel, a), (torch.randn(batch, a, edge, edge),), shape
@@ -196,7 +284,7 @@ class _Elementwise(nn.Module):
 
 
 def _elementwise(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    rows, width = _log(rng, 4, 1024), _log(rng, 16, 1024)
+    rows, width = _log(rng, 4, 1024), _width(rng, 16, 1024)
     return _Elementwise(width), (torch.randn(rows, width),), {"rows": rows, "width": width}
 
 
@@ -214,7 +302,7 @@ class _Softmaxes(nn.Module):
 
 
 def _softmax(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    rows, width, log = _log(rng, 4, 2048), _log(rng, 8, 2048), rng.random() < 0.5
+    rows, width, log = _log(rng, 2, 2048), _width(rng, 2, 2048), rng.random() < 0.5
     return _Softmaxes(width, log=log), (torch.randn(rows, width),), {"rows": rows, "width": width, "log": log}
 
 
@@ -306,16 +394,16 @@ def _optimizer(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str
 
 
 _KINDS: Mapping[str, tuple[int, Build]] = {
-    "linear": (20, _linear),
-    "conv": (40, _conv),
-    "depthwise": (26, _depthwise),
-    "norm": (14, _norm),
-    "pool": (24, _pool),
+    "linear": (36, _linear),
+    "conv": (150, _conv),
+    "depthwise": (56, _depthwise),
+    "norm": (24, _norm),
+    "pool": (36, _pool),
     "elementwise": (8, _elementwise),
-    "softmax": (12, _softmax),
-    "attention": (22, _attention),
+    "softmax": (26, _softmax),
+    "attention": (40, _attention),
     "embedding": (12, _embedding),
-    "rnn": (20, _rnn),
+    "rnn": (26, _rnn),
     "reduction": (6, _reduction),
     "optimizer": (12, _optimizer),
 }

@@ -1,9 +1,11 @@
 """What calling operators costs beside the operators: Python, autograd, the dispatcher, and views, from steps that do nothing else.
 
     step time = sum of operators' times without the call + calls by phase x overhead + views x overhead + cold calls x overhead
+                + what a step costs once (starting the backward pass, the optimiser's own bookkeeping)
 
-Most steps here are of tensors so small that only calls cost; their mixtures of phases and views tell the overheads apart. Others move a few
-hundred kilobytes an operator, which drives the code of Python, autograd and the dispatcher out of the near cache: calls then cost more.
+Most steps here are of tensors so small that only calls cost; their mixtures of phases and views tell the overheads apart, and steps of a
+single layer beside long ones tell what a step costs once. Others move a few hundred kilobytes an operator, which drives the code of Python,
+autograd and the dispatcher out of the near cache: calls then cost more.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from cwmp_profiler.operators.training import training_step
 
 WIDTH = 8
 ROWS = 4
-KINDS = (*PHASES, "view", "cold")
+KINDS = (*PHASES, "view", "cold", "step")
 
 
 def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
@@ -31,6 +33,8 @@ def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
         yield f"overhead/linear/{optimizer}", _step(_linears(), flat, optimizer)
     yield "overhead/elementwise", _step(_Elementwise(), flat, "sgd")
     yield "overhead/views", _step(_Views(), flat, "sgd")
+    for name, model, x, optimizer in _single(flat, device):
+        yield f"overhead/one/{name}", training_step(model.to(device), (x,), optimizer=optimizer)
     yield "overhead/conv", _step(_convs(), torch.rand(2, 4, 4, 4, device=device), "momentum")
     yield "overhead/attention", _step(_attention(), torch.rand(2, 4, WIDTH, device=device), "adam")
     yield (
@@ -48,7 +52,7 @@ def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
 
 
 def fit_overhead(blocks: Sequence[BlockRecord]) -> dict[str, float]:
-    """Return seconds per operator call of each phase, and per view, from measured steps of `overhead_steps`.
+    """Return seconds per operator call of each phase, per view, and once a step, from measured steps of `overhead_steps`.
 
     Raises:
         ValueError: If there is no block.
@@ -66,6 +70,18 @@ def fit_overhead(blocks: Sequence[BlockRecord]) -> dict[str, float]:
 
 def _step(model: nn.Module, x: torch.Tensor, optimizer: str) -> Step:
     return training_step(model.to(x.device), (x,), optimizer=optimizer, loss=lambda result: result.sum())
+
+
+def _single(flat: torch.Tensor, device: str) -> Iterator[tuple[str, nn.Module, torch.Tensor, str]]:
+    """Yield steps of hardly more than one layer: (name, model, input, optimiser)."""
+    image, series = torch.rand(2, 4, 4, 4, device=device), torch.rand(2, 4, WIDTH, device=device)
+    yield "linear", nn.Linear(WIDTH, WIDTH), flat, "sgd"
+    yield "mean", nn.Sequential(nn.Linear(WIDTH, 1), nn.Tanh()), flat, "momentum"
+    yield "norm", nn.Sequential(nn.LayerNorm(WIDTH), nn.GELU()), series, "adam"
+    yield "conv", nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), image, "sgd"
+    yield "pool", nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2), nn.Flatten()), image, "momentum"
+    yield "embedding", nn.Embedding(ROWS, WIDTH), torch.arange(ROWS, device=device), "sgd"
+    yield "lstm", _Last(nn.LSTM(WIDTH, WIDTH, batch_first=True)), series, "momentum"
 
 
 def _linears() -> nn.Module:

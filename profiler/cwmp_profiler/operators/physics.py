@@ -18,6 +18,9 @@ from cwmp_profiler.counts import Counts
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.operators.operator import Family, Operand, Operator, groups_of
 
+VECTOR_ENTRIES = 16
+"""Entries of 32 bits in the widest vectors of processors; kernels compute whole ones."""
+
 ATTENTION_PRODUCTS = 2
 """Matrix products of a forward pass of attention; the backward pass recomputes one and has four more."""
 
@@ -173,7 +176,7 @@ def _gemm(operator: Operator) -> tuple[float, dict[str, float]]:
     if len(matrices) < 2 or operator.base == "linear":
         matrices = [operand for operand in operator.inputs if operand.entries][:2]
     if len(matrices) < 2:
-        return 0.0, {"m": 0.0, "n": 0.0, "k": 0.0, "batch": 0.0, "left_flag": 0.0, "right_flag": 0.0}
+        return 0.0, dict.fromkeys(("m", "n", "k", "least", "batch", "left_flag", "right_flag"), 0.0)
     left, right = matrices
     batch = left.shape[0] if len(left.shape) == 3 else 1
     k = left.shape[-1] if left.shape else 1
@@ -183,6 +186,7 @@ def _gemm(operator: Operator) -> tuple[float, dict[str, float]]:
         "m": m,
         "n": n,
         "k": k,
+        "least": min(m, n, k),
         "batch": batch,
         "left_flag": float(_transposed(left)),
         "right_flag": float(_transposed(right)),
@@ -205,13 +209,25 @@ def _conv(operator: Operator) -> tuple[float, dict[str, float]]:
     flops = 2.0 * passes * swept.entries / max(swept.shape[1], 1) * weight.entries
     lists = [item for item in operator.arguments if isinstance(item, tuple) and all(type(x) is int for x in item)]
     steps = lists[1 if backward and len(lists) > 3 else 0] if lists else (1,)
+    groups = groups_of(operator)
+    ends = (image.shape[1], result.shape[1])
+    # Channels of a group are taken a vector at a time; depthwise kernels take one channel each of as many groups.
+    alone = groups == max(ends)
+    held = [max(channels // (1 if alone else groups), 1) for channels in ends]
+    fills = [_filled(channels) / channels for channels in held]
     dims = {
+        "padding": (max(fills) if alone else math.prod(fills)) - 1,
+        "alone_flag": float(image.shape[0] == 1),
+        "point_flag": float(math.prod(weight.shape[2:]) == 1),
+        "group_in": held[0],
+        "group_out": held[1],
+        "row": image.shape[-1],
         "batch": image.shape[0],
         "channels_in": image.shape[1],
         "channels_out": result.shape[1],
         "kernel": math.prod(weight.shape[2:]),
         "stride": math.prod(steps) if steps else 1,
-        "groups": groups_of(operator),
+        "groups": groups,
         "area_in": math.prod(image.shape[2:]),
         "area_out": math.prod(result.shape[2:]),
         "transposed_flag": float(transposed),
@@ -219,6 +235,11 @@ def _conv(operator: Operator) -> tuple[float, dict[str, float]]:
         "first_flag": float(backward and passes < 2),
     }
     return flops, {name: float(value) for name, value in dims.items()}
+
+
+def _filled(channels: int) -> int:
+    """Return channels rounded up to whole vectors."""
+    return -(-channels // VECTOR_ENTRIES) * VECTOR_ENTRIES
 
 
 def _mask(operator: Operator) -> tuple[bool, ...]:
@@ -263,7 +284,14 @@ def _norm(operator: Operator) -> tuple[float, dict[str, float]]:
         "batch": float(tensor.shape[0] if tensor.shape else 1),
         "channels": float(channels),
         "rest": float(tensor.entries / max(channels, 1)),
+        "planes": float(_planes(tensor)),
+        "area": float(tensor.entries / max(_planes(tensor), 1)),
     }
+
+
+def _planes(tensor: Operand) -> int:
+    """Return how many loops of their own a normalisation takes: images times channels, or rows."""
+    return math.prod(tensor.shape[:2]) if len(tensor.shape) > 3 else tensor.entries // max(tensor.shape[-1], 1)
 
 
 def _pool(operator: Operator) -> tuple[float, dict[str, float]]:

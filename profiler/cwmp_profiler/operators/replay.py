@@ -19,11 +19,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from cwmp_profiler.errors import DeviceError
 from cwmp_profiler.operators.operator import Operator
+from cwmp_profiler.operators.stopwatch import SWEEP_FACTOR
 from cwmp_profiler.operators.trace import Step, Tracer
 
 LINE_BYTES = 64
-DECOY_BYTES = 1 << 19
-"""Operands up to which an operator is also run on copies, to bring its code as near as it was; larger ones hide what code costs."""
+DECOY_BYTES = 1 << 24
+"""Operands up to which an operator is also run on copies, to bring its code as near as it was (a convolution whose code comes from memory
+takes 100 to 200 us more); beside the time of larger ones that is nothing."""
 _WIDE = (torch.float32, torch.float64, torch.int64)
 """Types whose sum runs at the speed of memory."""
 
@@ -62,13 +64,15 @@ class Replay:
         # What the allocator gives now it gives again for the same sizes once it is free: these blocks are what the results will get.
         self._blocks = [torch.empty(size, dtype=torch.uint8, device=self._device) for size, _ in self._fresh]
         last: int | None = None
-        for distance, touch in self._touches(reach_bytes):
-            if last is not None and last > distance:
-                sweep(last - distance)
+        moved = 0
+        for distance, touch, moves in self._touches(reach_bytes):
+            if last is not None and last - distance > moved:
+                sweep(last - distance - moved)
+            moved = moves if last is None or last > distance else moved + moves
             touch()
             last = distance
-        if last:
-            sweep(last)
+        if last and last > moved:
+            sweep(last - moved)
 
     def release(self) -> None:
         """Free the blocks that the results are to get; called just before `run`."""
@@ -98,19 +102,22 @@ class Replay:
     def _device(self) -> torch.device:
         return next((tensor.device for tensor in _tensors((self._args, self._kwargs))), torch.device("cpu"))
 
-    def _touches(self, reach_bytes: int) -> list[tuple[int, Callable[[], object]]]:
-        """Return (distance, what touches it) of operands and of the operator's code, farthest first."""
+    def _touches(self, reach_bytes: int) -> list[tuple[int, Callable[[], object], int]]:
+        """Return (distance, what touches it, distance that this itself makes) of the operator's code and of operands, farthest first."""
+        found: list[tuple[int, Callable[[], object], int]] = []
+        if self._decoy is not None:
+            # First of what is equally far: running on copies must not drive operands out that were touched just before.
+            code = _within(self.operator.code_distance_bytes, reach_bytes)
+            # What running on copies moves is moved once, and sweeps move more than the distance that they stand for.
+            found.append((code, partial(self._func, *self._decoy[0], **self._decoy[1]), self.bytes // SWEEP_FACTOR))
         inputs = _tensors((self._args, self._kwargs))
-        found: list[tuple[int, Callable[[], object]]] = [
-            (_within(operand.distance_bytes, reach_bytes), partial(_touch, tensor))
+        found += [
+            (_within(operand.distance_bytes, reach_bytes), partial(_touch, tensor), 0)
             for operand, tensor in zip(self.operator.inputs, inputs, strict=True)
         ]
         for block, (_, distance) in zip(self._blocks or (), self._fresh or (), strict=True):
-            found.append((distance, partial(_touch, block)))
-        if self._decoy is not None:
-            code = _within(self.operator.code_distance_bytes, reach_bytes)
-            found.append((code, partial(self._func, *self._decoy[0], **self._decoy[1])))
-        return sorted(found, key=lambda pair: -pair[0])
+            found.append((distance, partial(_touch, block), 0))
+        return sorted(found, key=lambda item: -item[0])
 
 
 def capture(step: Step, wanted: Iterable[int], operators: dict[int, Operator]) -> list[Replay]:

@@ -28,8 +28,8 @@ Step = Callable[[], object]
 HISTORY = 2
 """Steps under the mode before the one that is told: memory that the allocator gives in turns is seen in one of them."""
 
-UNWATCHED = 2
-"""Steps whose page faults are counted."""
+UNWATCHED = 5
+"""Steps whose page faults are counted: an allocator takes a few to settle, and gives memory back in some steps only."""
 
 WARM_UPS = 2
 """Steps before the one that is traced: the first makes gradients and optimiser state, the second finds them there."""
@@ -66,7 +66,7 @@ class Trace:
         calls: Operators that do work, in order.
         views: Operators that only make views or take memory.
         touched_bytes: Distinct bytes that the step touches.
-        faults: Page faults of a step that nobody watches, mean of a few: memory that the allocator takes from the system again and again.
+        faults: Page faults of a step that nobody watches, median of a few: memory that the allocator takes from the system again and again.
     """
 
     calls: tuple[Call, ...]
@@ -139,10 +139,12 @@ def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
     """
     for _ in range(warm_ups):
         step()
-    before = _page_faults()
+    counted = []
     for _ in range(UNWATCHED):
+        before = _page_faults()
         step()
-    faults = (_page_faults() - before) / UNWATCHED
+        counted.append(_page_faults() - before)
+    faults = float(sorted(counted)[UNWATCHED // 2])
     calls: list[Call] = []
     after = False
 

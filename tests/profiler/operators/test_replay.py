@@ -8,6 +8,7 @@ from torch import nn
 
 from cwmp_profiler.errors import DeviceError
 from cwmp_profiler.operators.replay import capture, clone_in_place
+from cwmp_profiler.operators.stopwatch import SWEEP_FACTOR
 from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.operators.training import training_step
 
@@ -79,9 +80,24 @@ def test_nearer_operands_are_touched_later_with_what_lies_between_swept():
     assert product.operator.inputs[1].distance_bytes == 1 << 20, (
         "1 MiB of sweep and 16 KiB of near, rounded down to a power of four"
     )
-    assert sum(swept) == max(
-        operand.distance_bytes or 0 for operand in (*product.operator.inputs, *product.operator.outputs)
-    )
+    between = max(operand.distance_bytes or 0 for operand in (*product.operator.inputs, *product.operator.outputs))
+    assert sum(swept) + product.bytes // SWEEP_FACTOR == between, "running on copies, for the code, moves bytes too"
+
+
+def test_the_code_of_an_operator_is_brought_near_before_operands_that_are_as_near():
+    x, weight = torch.zeros(2, 8, 96, 96), torch.zeros(8, 8, 3, 3)
+    convolution = _replays(lambda: torch.conv2d(torch.conv2d(x, weight), weight))[-1]
+    assert convolution.bytes > 1 << 19
+    order: list[str] = []
+    for distance, touch, moves in convolution._touches(1 << 30):
+        order.append("code" if moves else "operand")
+        assert distance >= 0
+        touch()
+    assert "code" in order
+    distances = [distance for distance, _, _ in convolution._touches(1 << 30)]
+    assert distances == sorted(distances, reverse=True)
+    code = order.index("code")
+    assert all(distances[index] > distances[code] for index in range(code))
 
 
 def test_a_step_that_runs_other_operators_each_time_is_refused():
