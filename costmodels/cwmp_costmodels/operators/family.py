@@ -23,8 +23,12 @@ LEAST_SAMPLES = 8
 
 FOLDS = 10
 
+NORMAL_MEAN = 1.25
+"""Standard deviation of a normal distribution over its mean absolute deviation."""
+
 MARGIN = 0.5
-"""How far beyond the least and largest value of a feature (a logarithm to base 2) a shape still counts as inside."""
+"""How far beyond the least and largest value of a feature (a logarithm to base 2) a shape still counts as inside, and how much further
+from physics than any sample (natural logarithm) a prediction may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,14 @@ class Prediction:
         value: Best value.
         low: Lower end of the 95% interval.
         high: Upper end.
+        error: Relative error expected at its place.
         outside: Features (with their values and what was measured) that lie outside of the family's samples; empty if none does.
     """
 
     value: float
     low: float
     high: float
+    error: float = 0.0
     outside: tuple[str, ...] = ()
 
 
@@ -51,10 +57,12 @@ class HeldOut:
     Attributes:
         predicted: Values, in the order of the samples.
         spread: Spread that the regressor itself told at each.
+        outside: Whether each lay outside of what that fit had seen.
     """
 
     predicted: tuple[float, ...]
     spread: tuple[float, ...]
+    outside: tuple[bool, ...]
 
 
 class FamilyModel:
@@ -66,6 +74,7 @@ class FamilyModel:
         prior: Physics.
         held_out: Predictions of the samples from fits without their blocks.
         mean_abs_error: Mean of |predicted / read - 1| over these.
+        held_out_error: Relative error expected of each of these, as `Prediction.error`.
     """
 
     def __init__(
@@ -79,11 +88,14 @@ class FamilyModel:
         self._columns = Columns.of(samples)
         read, rows = np.array(readings(samples)), self._columns.rows(samples)
         noise = np.array([sample.noise for sample in samples])
-        self._regressor = regressor.fit(rows, np.log(read) - _log_prior(prior, samples), noise, seed)
+        self._range = _Range(samples)
+        self._left = _Bounded(regressor, prior, samples, rows, noise, seed)
         errors = np.abs(np.log(read) - np.log(held_out.predicted))
         self.mean_abs_error = float(np.mean(np.abs(np.array(held_out.predicted) / read - 1)))
         self._spread = Spread(rows, errors)
-        scores = errors / np.hypot(self._spread.at(rows, np.array(held_out.spread), leave_self=True), noise)
+        local = self._spread.at(rows, np.array(held_out.spread), leave_self=True)
+        self.held_out_error = tuple(map(float, NORMAL_MEAN * local))
+        scores = errors / np.hypot(local, noise)
         self._score = quantile(_worst_of_blocks(scores, _blocks(samples)))
 
     def predict(self, sample: Sample) -> Prediction:
@@ -99,29 +111,24 @@ class FamilyModel:
         if not samples:
             return []
         rows = self._columns.rows(samples)
-        left, own = self._regressor.predict(rows)
-        middle = _log_prior(self.prior, samples) + left
+        middle, own = self._left.predict(samples, rows)
         noise = np.array([sample.noise for sample in samples])
-        half = self._score * np.hypot(self._spread.at(rows, own), noise)
+        local = self._spread.at(rows, own)
+        half = self._score * np.hypot(local, noise)
         return [
             Prediction(
-                value=math.exp(m), low=math.exp(m - h), high=math.exp(m + h), outside=tuple(self.outside(sample))
+                value=math.exp(m),
+                low=math.exp(m - h),
+                high=math.exp(m + h),
+                error=float(NORMAL_MEAN * error),
+                outside=tuple(self.outside(sample)),
             )
-            for m, h, sample in zip(middle, half, samples, strict=True)
+            for m, h, error, sample in zip(middle, half, local, samples, strict=True)
         ]
 
     def outside(self, sample: Sample) -> list[str]:
         """Return what of a sample lies outside of the family's samples."""
-        if sample.variant not in {known.variant for known in self.samples}:
-            return [f"variant {sample.variant} was never measured"]
-        kin = [known for known in self.samples if known.variant == sample.variant]
-        found = []
-        for name, value in sample.features.items():
-            known = [other.features[name] for other in kin if name in other.features]
-            margin = 0.0 if name.endswith("_flag") else MARGIN
-            if known and not min(known) - margin <= value <= max(known) + margin:
-                found.append(f"{name} {value:.3g}, measured from {min(known):.3g} to {max(known):.3g}")
-        return found
+        return self._range.outside(sample)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object: the samples, and what was found by holding out, so that reading it searches nothing again."""
@@ -130,7 +137,7 @@ class FamilyModel:
         return {
             "family": self.family,
             "seed": self._seed,
-            "regressor": self._regressor.to_json(),
+            "regressor": self._left.regressor.to_json(),
             "prior": dict(self.prior.per_count),
             "features": names,
             "counts": counts,
@@ -144,9 +151,10 @@ class FamilyModel:
                     "block": sample.block,
                     "held_out": predicted,
                     "held_out_spread": spread,
+                    "held_out_outside": outside,
                 }
-                for sample, predicted, spread in zip(
-                    self.samples, self.held_out.predicted, self.held_out.spread, strict=True
+                for sample, predicted, spread, outside in zip(
+                    self.samples, self.held_out.predicted, self.held_out.spread, self.held_out.outside, strict=True
                 )
             ],
         }
@@ -172,7 +180,9 @@ class FamilyModel:
             for row in rows
         ]
         held = HeldOut(
-            predicted=tuple(row["held_out"] for row in rows), spread=tuple(row["held_out_spread"] for row in rows)
+            predicted=tuple(row["held_out"] for row in rows),
+            spread=tuple(row["held_out_spread"] for row in rows),
+            outside=tuple(row.get("held_out_outside", False) for row in rows),
         )
         regressor = regressor_for(len(samples), data["regressor"])
         return cls(samples, Prior(data["prior"]), regressor, held, seed=data["seed"])
@@ -213,23 +223,66 @@ def _hold_out(samples: Sequence[Sample], prior: Prior | None, folds: int, seed: 
         raise FitError(
             f"all samples of family {samples[0].family} are one block, so none can be held out; measure more"
         )
-    predicted, spread = np.zeros(len(samples)), np.zeros(len(samples))
+    predicted, spread, outside = np.zeros(len(samples)), np.zeros(len(samples)), np.zeros(len(samples), dtype=bool)
     columns = Columns.of(samples)
     deal = GroupKFold(n_splits=count, shuffle=True, random_state=seed)
     for seen, unseen in deal.split(np.zeros(len(samples)), groups=blocks):
         known, new = [samples[i] for i in seen], [samples[i] for i in unseen]
         physics = prior or Prior.fit(known)
-        left = np.log(readings(known)) - _log_prior(physics, known)
-        regressor = regressor_for(len(samples)).fit(
-            columns.rows(known), left, np.array([sample.noise for sample in known]), seed
-        )
-        mean, own = regressor.predict(columns.rows(new))
-        predicted[unseen], spread[unseen] = np.exp(_log_prior(physics, new) + mean), own
-    return HeldOut(predicted=tuple(map(float, predicted)), spread=tuple(map(float, spread)))
+        noise = np.array([sample.noise for sample in known])
+        left = _Bounded(regressor_for(len(samples)), physics, known, columns.rows(known), noise, seed)
+        mean, spread[unseen] = left.predict(new, columns.rows(new))
+        predicted[unseen] = np.exp(mean)
+        seen_range = _Range(known)
+        outside[unseen] = [bool(seen_range.outside(sample)) for sample in new]
+    return HeldOut(
+        predicted=tuple(map(float, predicted)), spread=tuple(map(float, spread)), outside=tuple(map(bool, outside))
+    )
 
 
-def _log_prior(prior: Prior, samples: Sequence[Sample]) -> Array:
-    return np.log([prior.value(sample) for sample in samples])
+class _Bounded:
+    """Physics and what a regressor learned of it, hardly further from physics than any sample is: far away physics gives the scale."""
+
+    def __init__(
+        self, regressor: Regressor, prior: Prior, samples: Sequence[Sample], rows: Array, noise: Array, seed: int
+    ) -> None:
+        read = np.log(readings(samples))
+        self._prior, self._least = prior, float(read.min()) - MARGIN
+        left = read - self._physics(samples)
+        self._low, self._high = float(left.min()) - MARGIN, float(left.max()) + MARGIN
+        self.regressor = regressor.fit(rows, left, noise, seed)
+
+    def predict(self, samples: Sequence[Sample], rows: Array) -> tuple[Array, Array]:
+        """Return (logarithm of the value, the regressor's own spread)."""
+        left, own = self.regressor.predict(rows)
+        return self._physics(samples) + np.clip(left, self._low, self._high), own
+
+    def _physics(self, samples: Sequence[Sample]) -> Array:
+        # Physics that prices next to nothing of an operator (a coefficient that came out 0) is no scale for it.
+        return np.maximum(np.log([self._prior.value(sample) for sample in samples]), self._least)
+
+
+class _Range:
+    """Least and largest value of each feature, by variant."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._ends: dict[str, dict[str, tuple[float, float]]] = {}
+        for sample in samples:
+            ends = self._ends.setdefault(sample.variant, {})
+            for name, value in sample.features.items():
+                low, high = ends.get(name, (value, value))
+                ends[name] = (min(low, value), max(high, value))
+
+    def outside(self, sample: Sample) -> list[str]:
+        if sample.variant not in self._ends:
+            return [f"variant {sample.variant} was never measured"]
+        found = []
+        for name, value in sample.features.items():
+            low, high = self._ends[sample.variant].get(name, (-math.inf, math.inf))
+            margin = 0.0 if name.endswith("_flag") else MARGIN
+            if not low - margin <= value <= high + margin:
+                found.append(f"{name} {value:.3g}, measured from {low:.3g} to {high:.3g}")
+        return found
 
 
 def _blocks(samples: Sequence[Sample]) -> list[str]:

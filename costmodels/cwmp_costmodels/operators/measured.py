@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.operators.family import LEAST_SAMPLES, FamilyModel, fit_family
 from cwmp_costmodels.operators.power import power_ratios
-from cwmp_costmodels.operators.sample import Sample, by_family, readings, sample_of
-from cwmp_costmodels.operators.scale import expected_error, measured_scale, regressed_scale
+from cwmp_costmodels.operators.sample import Sample, by_family, sample_of
+from cwmp_costmodels.operators.scale import MOST_OUTSIDE, measured_scale, regressed_scale
 from cwmp_costmodels.profile.operators import MeasuredModel, MeasuredOperator, OperatorsBlock, StepError, Validity
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_profiler.device_info import DeviceInfo
@@ -24,7 +24,7 @@ CALL_S = 2e-6
 """Seconds added to each operator's time for the regression and taken off again: what is far below a call matters to no step, and its
 logarithm is noise."""
 
-MOST_SAMPLES = 900
+MOST_SAMPLES = 3000
 """Samples of a family that a fit takes: more tell little and cost minutes. Whole blocks are taken, in the order of the plan, which mixes
 kinds."""
 
@@ -178,36 +178,32 @@ def _measured_error(block: BlockRecord, overhead: Mapping[str, float]) -> StepEr
     )
 
 
-def error_of(model: FamilyModel) -> float:
-    """Return the relative error expected of a family's predictions."""
-    return expected_error(model.held_out.predicted, readings(model.samples))
-
-
 def _family_errors(
     planned: Sequence[BlockRecord], models: Mapping[str, FamilyModel], device: DeviceInfo, overhead: Mapping[str, float]
 ) -> list[StepError]:
-    """Predict each block's step from fits that never saw the block."""
-    held = {
-        (family, sample.block, sample.variant, sample.label): predicted
-        for family, model in models.items()
-        for sample, predicted, spread in zip(
-            model.samples, model.held_out.predicted, model.held_out.spread, strict=True
-        )
+    """Predict each block's step from fits that never saw the block.
+
+    Blocks of which too much lay outside of what their fits had seen are left out, as nothing would be claimed of them.
+    """
+    described = {
+        block.block: [(sample_of_record(block, record, device), record.runs) for record in block.operators]
+        for block in planned
     }
-    errors = {family: error_of(model) for family, model in models.items()}
+    held = _held_out(models, [sample for own in described.values() for sample, _ in own])
     found: list[StepError] = []
     for block in planned:
+        if any(sample.family not in models for sample, _ in described[block.block]):
+            continue
         parts: list[tuple[str, float, float]] = []
-        for record in block.operators:
-            sample = sample_of_record(block, record, device)
-            value = held.get((sample.family, sample.block, sample.variant, sample.label))
-            if value is None:
-                break
-            seconds = max(value - CALL_S, 0.0)
-            parts.append((sample.family, seconds * record.runs, errors[sample.family]))
-        else:
-            beside = beside_s(block.calls, overhead)
-            total = math.fsum(seconds for _, seconds, _ in parts) + beside
+        beyond = 0.0
+        for sample, runs in described[block.block]:
+            value, error, outside = held[_key(sample)]
+            seconds = max(value - CALL_S, 0.0) * runs
+            parts.append((sample.family, seconds, error))
+            beyond += seconds * outside
+        beside = beside_s(block.calls, overhead)
+        total = math.fsum(seconds for _, seconds, _ in parts) + beside
+        if beyond <= MOST_OUTSIDE * total:
             found.append(
                 StepError(
                     block=block.block,
@@ -217,3 +213,27 @@ def _family_errors(
                 )
             )
     return found
+
+
+_Key = tuple[str, str, str, str]
+
+
+def _key(sample: Sample) -> _Key:
+    return (sample.family, sample.block, sample.variant, sample.label)
+
+
+def _held_out(models: Mapping[str, FamilyModel], samples: Sequence[Sample]) -> dict[_Key, tuple[float, float, bool]]:
+    """Return (prediction, relative error expected, whether outside) of samples by fits that never saw their block."""
+    held = {
+        _key(sample): (predicted, error, outside)
+        for model in models.values()
+        for sample, predicted, error, outside in zip(
+            model.samples, model.held_out.predicted, model.held_out_error, model.held_out.outside, strict=True
+        )
+    }
+    # Blocks beyond the samples that a fit takes: no fit of the family saw them.
+    for family, own in by_family(sample for sample in samples if _key(sample) not in held).items():
+        if family in models:
+            for sample, one in zip(own, models[family].predict_all(own), strict=True):
+                held[_key(sample)] = (one.value, one.error, bool(one.outside))
+    return held

@@ -14,20 +14,17 @@ from typing import Any
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.operators.conformal import quantile
 from cwmp_costmodels.operators.family import FamilyModel
-from cwmp_costmodels.operators.measured import CALL_S, beside_s, error_of
+from cwmp_costmodels.operators.measured import CALL_S, beside_s
 from cwmp_costmodels.operators.power import physics_power_w, static_power_w
 from cwmp_costmodels.operators.sample import Sample, sample_of
-from cwmp_costmodels.operators.scale import measured_scale, regressed_scale
+from cwmp_costmodels.operators.scale import LEAST, MOST_OUTSIDE, measured_scale, regressed_scale
 from cwmp_costmodels.profile.operators import MeasuredOperator, OperatorsBlock
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.profile.validity import validity_remark
-from cwmp_profiler.operators.block_records import coldness
+from cwmp_profiler.operators.block_records import calls_of
 from cwmp_profiler.operators.operator import Operator
 from cwmp_profiler.operators.physics import physics_of
 from cwmp_profiler.operators.trace import Trace
-
-MOST_OUTSIDE = 0.10
-"""Share of the predicted time outside of what was measured above which no point estimate is given."""
 
 DEFAULT_SCORE = 2.5
 """Score taken for the interval where no block was held out: a guess, and said to be one."""
@@ -163,11 +160,7 @@ class OperatorPrices:
             trace: The traced step (`cwmp_profiler.operators.trace.trace`).
         """
         parts = self._parts(trace)
-        calls: dict[str, float] = {"view": float(trace.views)}
-        for call in trace.calls:
-            calls[call.phase] = calls.get(call.phase, 0.0) + 1
-            if call.phase != "update":
-                calls["cold"] = calls.get("cold", 0.0) + coldness(call.operator)
+        calls = calls_of([(call.operator, call.phase, 1.0) for call in trace.calls], trace.views)
         beside, faults = beside_s(calls, self.block.overhead_s), trace.faults * self.block.fault_s
         work = math.fsum(part.seconds * part.runs for part in parts)
         seconds = work + beside + faults
@@ -230,7 +223,6 @@ class OperatorPrices:
         model = self.families.get(family)
         if model is None:
             return [self._by_physics(operator, runs, family) for operator, runs, _ in members]
-        error = error_of(model)
         predicted = model.predict_all([sample for _, _, sample in members])
         return [
             Part(
@@ -239,7 +231,7 @@ class OperatorPrices:
                 seconds=max(one.value - CALL_S, 0.0),
                 power_w=self._power_w(operator),
                 source="family",
-                error=error,
+                error=one.error,
                 outside=one.outside,
             )
             for (operator, runs, _), one in zip(members, predicted, strict=True)
@@ -283,7 +275,8 @@ class OperatorPrices:
         scores = [abs(error.log_error) / error.scale for error in self.block.errors if error.kind == kind]
         if not scores:
             return DEFAULT_SCORE * scale, [UNHELD]
-        return quantile(scores) * scale, []
+        # Blocks that were all predicted to the last digit promise no such thing of the next.
+        return max(quantile(scores) * scale, LEAST), []
 
     def _gain(self) -> float:
         """Return the relative half-width of the meter's gain; 0 where it is unknown (and said so beside the meter)."""

@@ -21,8 +21,11 @@ from cwmp_costmodels.operators.sample import Sample
 
 Kind = Literal["process", "trees"]
 
-FEW = 150
-"""Samples up to which a family takes the Gaussian process; above that trees are as good, and a process takes minutes."""
+FEW = 400
+"""Samples up to which a family takes the Gaussian process; above that trees are as good."""
+
+SEARCHED = 150
+"""Samples that the process's hyperparameters are searched on (drawn at random); all condition it."""
 
 CONTINUOUS_LENGTH = (0.3, 1e3)
 """Bounds of a length scale, in standard deviations of its feature: a feature may not matter, and none is followed more finely."""
@@ -79,17 +82,17 @@ class Process:
         ) + WhiteKernel(0.01, (1e-6, 1.0))
         if self.theta is not None:
             kernel = kernel.clone_with_theta(np.array(self.theta))
-        process = GaussianProcessRegressor(
-            kernel,
-            alpha=noise**2 + 1e-8,
-            optimizer=None if self.theta is not None else "fmin_l_bfgs_b",
-            random_state=seed,
-        )
-        with warnings.catch_warnings():
-            # A length scale at its bound says that the feature does not matter.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self._process = process.fit(self._standard(rows), left - self._mean)
-        self.theta = [float(x) for x in self._process.kernel_.theta]
+        places, alpha = self._standard(rows), noise**2 + 1e-8
+        if self.theta is None:
+            some = np.random.default_rng(seed).permutation(len(rows))[:SEARCHED]
+            search = GaussianProcessRegressor(kernel, alpha=alpha[some], random_state=seed)
+            with warnings.catch_warnings():
+                # A length scale at its bound says that the feature does not matter.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                search.fit(places[some], left[some] - self._mean)
+            self.theta = [float(x) for x in search.kernel_.theta]
+            kernel = kernel.clone_with_theta(np.array(self.theta))
+        self._process = GaussianProcessRegressor(kernel, alpha=alpha, optimizer=None).fit(places, left - self._mean)
         return self
 
     def predict(self, rows: Array) -> tuple[Array, Array]:

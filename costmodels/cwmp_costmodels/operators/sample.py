@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cwmp_costmodels.errors import FitError
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.operators.operator import Operator
-from cwmp_profiler.operators.physics import physics_of
+from cwmp_profiler.operators.physics import Physics, physics_of
 
 ARITHMETIC: Mapping[str, float] = {
     "div": 2, "sqrt": 3, "rsqrt": 3, "reciprocal": 2, "addcdiv": 3, "exp": 6, "expm1": 8, "log": 6, "log1p": 8, "log2": 6, "sigmoid": 8,
@@ -21,6 +21,9 @@ ARITHMETIC: Mapping[str, float] = {
 """Simple operations that one entry takes, in order of magnitude: polynomials of transcendental functions, steps of a random generator.
 
 What it leaves is for the regression; without it a family's prior would take a random number for an addition."""
+
+NEAR_BYTES, SLOWER = 1 << 14, 1 / 6
+"""Distance from which bytes come slower, and with which power of it: from first cache to memory five times, on most processors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +64,49 @@ def sample_of(
     """
     physics = physics_of(operator)
     counts, features = physics.counts(device), physics.features()
+    # Beyond the last cache all is equally far.
+    last_bytes = max(level.capacity_bytes or 0 for level in device.levels)
+    for name in ("log_far", "log_code"):
+        features[name] = min(features[name], math.log2(1 + last_bytes))
     work = physics.elements * ARITHMETIC.get(operator.base, 1.0)
     if physics.family == "pool":
         work = physics.dims["planes"] * physics.dims["area_out"] * physics.dims["kernel"]
+    elif physics.family in {"conv", "depthwise"}:
+        work = physics.flops * (1 + physics.dims["padding"])
     if work != physics.elements:
         counts["work"] = work
+    for level in device.levels:
+        for count in (f"{level.name}_read", f"{level.name}_write"):
+            counts.pop(count, None)
+    counts["bytes"], counts["moved"] = physics.bytes, _moved(physics, last_bytes)
+    if "planes" in physics.dims:
+        counts["plane"] = physics.dims["planes"]
     if work:
         features["log_work"] = math.log2(1 + work)
     return Sample(
         family=physics.family,
         variant=physics.variant,
-        features=features,
+        # A profile keeps thousands of these; a thousandth of a doubling tells no kernel apart.
+        features={name: round(value, 3) for name, value in features.items()},
         counts=counts,
         value=value,
         noise=noise,
         block=block,
         label=operator.label(),
     )
+
+
+def _moved(physics: Physics, last_bytes: float) -> float:
+    """Return the bytes that an operator moves, each weighted by how far away it is.
+
+    A price for each level would fit a family better and go astray: its few samples that find a few bytes far away would price these with
+    all that being cold costs, and that price a byte makes a thousandfold of large operands.
+    """
+    moved = 0.0
+    for move in physics.moves:
+        reach = physics.bytes if move.distance_bytes is None else max(float(move.distance_bytes), move.bytes)
+        moved += move.bytes * (1 + min(reach, 2 * last_bytes) / NEAR_BYTES) ** SLOWER
+    return moved
 
 
 def by_family(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

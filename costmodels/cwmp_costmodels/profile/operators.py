@@ -64,7 +64,7 @@ class OperatorsBlock(_Model):
 
     validity: Validity
     overhead_s: dict[str, NonNegative]
-    """Seconds of a call by phase (`forward`, `backward`, `update`), of a `view`, and more of a `cold` call."""
+    """Seconds of a call by phase (`forward`, `backward`, `update`), of a `view`, more of a `cold` call, and once a `step`."""
     fault_s: NonNegative
     """Seconds of a page fault."""
     models: dict[str, MeasuredModel] = {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.operators.conformal import quantile
-from cwmp_costmodels.operators.family import LEAST_SAMPLES, FamilyModel, fit_family
+from cwmp_costmodels.operators.family import LEAST_SAMPLES, MARGIN, FamilyModel, fit_family
 from cwmp_costmodels.operators.regressors import FEW
 from cwmp_costmodels.operators.sample import Sample, by_family, sample_of
 from cwmp_costmodels.operators.step import predict_step
@@ -102,6 +103,56 @@ def test_a_shape_beyond_the_measured_and_an_unknown_variant_say_so():
     other = sample_of(product(64, 64, 64), DEVICE)
     strange = Sample(family="gemm", variant="bmm", features=other.features, counts=other.counts)
     assert model.predict(strange).outside == ("variant bmm was never measured",)
+
+
+@pytest.mark.parametrize("count", [60, FEW + 1])
+def test_no_prediction_is_further_from_physics_than_any_sample_is(count):
+    model = fit_family(products(count, noise=0.05), folds=3)
+    left = [math.log(s.value / model.prior.value(s)) for s in model.samples]
+    for side in (1, 7, 1 << 12, 1 << 15):
+        sample = sample_of(product(side, side, side), DEVICE)
+        found = math.log(
+            model.predict(sample).value / max(model.prior.value(sample), min(s.value for s in model.samples) / 2)
+        )
+        assert min(left) - MARGIN - 0.2 <= found <= max(left) + MARGIN + 0.2
+
+
+def test_held_out_shapes_at_the_ends_were_outside_of_what_their_fit_saw():
+    samples = products(80, high=256)
+    model = fit_family(samples, folds=4)
+    far = sample_of(product(4096, 4096, 4096), DEVICE, kernel_s(4096, 4096, 4096))
+    assert fit_family([*samples, far], folds=4).held_out.outside[80]
+    assert not all(model.held_out.outside)
+    again = FamilyModel.from_json(json.loads(json.dumps(model.to_json())))
+    assert again.held_out.outside == model.held_out.outside
+    assert again.held_out_error == pytest.approx(model.held_out_error)
+
+
+def test_beyond_the_last_cache_all_is_equally_far():
+    def at(distance: int) -> Sample:
+        near = product(64, 64, 64)
+        moved = replace(near, inputs=tuple(replace(operand, distance_bytes=distance) for operand in near.inputs))
+        return sample_of(moved, DEVICE)
+
+    assert at(1 << 24).features == at(1 << 28).features
+    assert at(1 << 16).features != at(1 << 28).features
+    assert at(1 << 12).counts["moved"] < at(1 << 28).counts["moved"], "physics knows that memory is slower than a cache"
+
+
+def test_a_few_far_bytes_do_not_price_many():
+    """Small operands far away pay for being cold, not for their bytes; large ones of which none was measured must not pay a thousandfold."""
+
+    def at(side: int, distance: int) -> Operator:
+        near = product(side, side, side)
+        return replace(near, inputs=tuple(replace(operand, distance_bytes=distance) for operand in near.inputs))
+
+    samples = [
+        sample_of(at(side, distance), DEVICE, kernel_s(side, side, side) + (5e-6 if distance else 0.0))
+        for side in range(8, 40)
+        for distance in (0, 1 << 28)
+    ]
+    found = fit_family(samples, folds=4).predict(sample_of(at(2048, 1 << 28), DEVICE)).value
+    assert found < 4 * kernel_s(2048, 2048, 2048)
 
 
 def test_far_outside_a_process_falls_back_to_physics():

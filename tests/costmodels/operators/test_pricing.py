@@ -22,7 +22,7 @@ from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.operators.training import training_step
 from cwmp_profiler.sessions.measurements import MeterRecord
 
-OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "view": 1e-6, "cold": 7e-6}
+OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "view": 1e-6, "cold": 7e-6, "step": 6e-5}
 FLOPS_S = 2e-11
 BYTES_S = 3e-10
 FAULT_S = 2e-6
@@ -195,6 +195,16 @@ def test_a_file_without_steps_for_overheads_is_refused(profile, blocks):
 def test_a_profile_without_operators_prices_no_step(profile):
     with pytest.raises(ProfileError, match="measure --model SPEC"):
         OperatorPrices(profile)
+
+
+def test_a_block_of_which_nothing_would_be_claimed_makes_no_interval_wider(profile, blocks):
+    beside, plan = blocks
+    huge = record("net/huge", _net(2200, 1, 4), plan="families")
+    found = fit_operators([_file(profile, [*beside, *plan, huge])], profile)
+    held = {kind: {error.block for error in found.errors if error.kind == kind} for kind in ("measured", "families")}
+    assert "net/huge" in held["measured"]
+    assert "net/huge" not in held["families"]
+    assert len(held["families"]) >= len(plan) // 2
 
 
 def test_errors_of_one_family_add_up_in_part_and_of_several_by_squares():
