@@ -1,4 +1,4 @@
-"""Predicted against measured seconds of twelve whole training steps that no calibration saw. Needs about ten minutes on one core.
+"""Predicted against measured seconds of twelve whole training steps that no calibration saw. Needs about seven minutes on one core.
 
     python benchmarks/operators_whole_steps.py                     # measures the plan for families first (about 5 minutes)
     python benchmarks/operators_whole_steps.py --plan FILE.jsonl   # takes a plan that 'cwmp-profile measure --families' wrote here

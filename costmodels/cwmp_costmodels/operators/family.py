@@ -182,6 +182,7 @@ class FamilyModel:
         held = HeldOut(
             predicted=tuple(row["held_out"] for row in rows),
             spread=tuple(row["held_out_spread"] for row in rows),
+            # Earlier profiles do not say; only fits ask.
             outside=tuple(row.get("held_out_outside", False) for row in rows),
         )
         regressor = regressor_for(len(samples), data["regressor"])
