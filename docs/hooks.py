@@ -63,10 +63,11 @@ def settings() -> str:
 
     from cwmp_federated.records.settings import SETTINGS, about, option, run_key
 
-    rows = ["| option | key of the run configuration | default | |", "|---|---|---|---|"]
+    rows = ["| option, and key where it differs | default | |", "|---|---|---|"]
     for name, field in SETTINGS.items():
         default = "" if field.default is MISSING else f"`{json.dumps(field.default)}`"
-        rows.append(f"| `{option(name)}` | `{run_key(name)}` | {default} | {about(name)} |")
+        names = f"`{option(name)}`" + ("" if option(name) == f"--{run_key(name)}" else f", key `{run_key(name)}`")
+        rows.append(f"| {names} | {default} | {about(name)} |")
     return "\n".join(rows)
 
 

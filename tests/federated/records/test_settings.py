@@ -35,8 +35,8 @@ def test_every_setting_is_an_option_a_key_and_a_row(name):
             if (verb, name) != ("pareto", "rounds") and SETTINGS[name].default is not MISSING:
                 assert found.default == SETTINGS[name].default
     assert run_key(name) in RunConfig(profile="simulated-board").to_run_config()
-    (row,) = [line for line in page().splitlines() if f"| `{run_key(name)}` |" in line]
-    assert f"`{option(name)}`" in row
+    (row,) = [line for line in page().splitlines() if line.startswith(f"| `{option(name)}`")]
+    assert f"key `{run_key(name)}`" in row or option(name) == f"--{run_key(name)}"
     assert about(name) in row
 
 
