@@ -101,7 +101,7 @@ class Chooser:
         power = power_of(rule)
         unit = self.candidates.unit**power
         floor = (lambda_ or 0.0) / unit
-        whole = (self.prices.whole <= budget) & self.prices.gains
+        whole = (self.prices.whole <= budget) & self.prices.cheaper_whole
         low, density = self.candidates.bracket(power, budget, whole)
         low = max(low, floor)
         search = Search(self.candidates.above(power, low, whole), self.prices, floor, whole=whole)

@@ -87,7 +87,7 @@ class Prices:
         return np.minimum(self.dense, self.parts(self.sizes)) + self.bit_j * self.value_bits * self.sizes
 
     @property
-    def gains(self) -> BoolArray:
+    def cheaper_whole(self) -> BoolArray:
         """Which tensors may cost less whole: those with dense kernels or positions to save."""
         return (np.isfinite(self.dense) | (self.bit_j > 0)) & (self.sizes > 0)
 
