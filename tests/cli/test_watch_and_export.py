@@ -96,14 +96,14 @@ def test_a_port_that_is_taken_is_one_line(capsys):
 
 def test_ctrl_c_ends_the_watch_with_a_sum(capsys, monkeypatch):
     """The interrupt comes inside the third interval."""
-    real, calls = live._one, iter(range(99))
+    real, calls = live.Tracker.over, iter(range(99))
 
-    def interrupted(meter, interval_s):
+    def interrupted(tracker, work):
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return real(meter, interval_s)
+        return real(tracker, work)
 
-    monkeypatch.setattr(live, "_one", interrupted)
+    monkeypatch.setattr(live.Tracker, "over", interrupted)
     assert main(["watch", *TDP, "--interval-s", "0.05"]) == 0
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
