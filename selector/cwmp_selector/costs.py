@@ -18,7 +18,7 @@ import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.floats import FloatArray, IntArray
-from cwmp_selector.candidates.gradients import Layer
+from cwmp_selector.candidates.gradients import FlatTensor
 from cwmp_selector.errors import SelectionError
 
 Cost: TypeAlias = float | torch.Tensor
@@ -153,7 +153,7 @@ class Ledger:
     def __init__(self) -> None:
         self._known: dict[str, Own] = {}
 
-    def checked(self, layer: Layer, cost: Cost) -> float | Own:
+    def checked(self, layer: FlatTensor, cost: Cost) -> float | Own:
         """Return a layer's cost per entry.
 
         Raises:
@@ -196,7 +196,7 @@ class Ledger:
             self._known[layer.name] = known
         return known
 
-    def look_up(self, costs: Mapping[str, Cost] | float, layers: Iterable[Layer]) -> list[float | Own]:
+    def look_up(self, costs: Mapping[str, Cost] | float, layers: Iterable[FlatTensor]) -> list[float | Own]:
         """Return the checked cost of each layer."""
         return [self.checked(layer, find(costs, layer.name)) for layer in layers]
 

@@ -17,7 +17,7 @@ from cwmp_profiler.kernels.scatter import add_at
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates.engines import WORTHWHILE
 from cwmp_selector.candidates.floats import BITS_DTYPE
-from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
+from cwmp_selector.candidates.gradients import FlatTensor, flatten, non_finite, refuse_non_finite
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.update import SparseUpdate
 
@@ -151,7 +151,7 @@ class ErrorFeedback:
         """
         return CorrectedGradients(self, {name: self.residual(name) for name in dtypes}, dtypes)
 
-    def _fast(self, layers: list[Layer]) -> bool:
+    def _fast(self, layers: list[FlatTensor]) -> bool:
         """Return whether the compiled pass serves: a plain sum, residuals there, one type, and enough of it."""
         return (
             not self.momentum

@@ -12,7 +12,7 @@ import torch
 from cwmp_selector.candidates.engines import ENGINES, engine_for
 from cwmp_selector.candidates.find import NonFiniteError
 from cwmp_selector.candidates.floats import FloatArray, IntArray, taken
-from cwmp_selector.candidates.gradients import Layer, flatten, non_finite, refuse_non_finite
+from cwmp_selector.candidates.gradients import FlatTensor, flatten, non_finite, refuse_non_finite
 from cwmp_selector.costs import AnyCosts, ItemisedCosts, Ledger, Own, TieredCosts, addends, total
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.feedback import CorrectedGradients
@@ -114,7 +114,7 @@ class Selector:
             gradients.commit(update)
         return update
 
-    def _select(self, layers: list[Layer], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
+    def _select(self, layers: list[FlatTensor], budget_j: float | None, lambda_: float | None) -> SparseUpdate:
         if rules.RULES[self.rule].overlooks:
             refuse_non_finite(layers)
         try:
@@ -131,7 +131,7 @@ class Selector:
             raise non_finite(layers[error.place]) from None
 
     def _additive(
-        self, layers: list[Layer], costs: list[float], budget_j: float | None, lambda_: float | None
+        self, layers: list[FlatTensor], costs: list[float], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
         """Select where joules are a sum over entries, those of a layer alike."""
         budget = self._budget(total(costs, [layer.numel for layer in layers]), budget_j, lambda_)
@@ -158,7 +158,7 @@ class Selector:
         return self._update(layers, outcome, None if counted else budget, parts_j(choice.positions))
 
     def _tiered(
-        self, costs: AnyCosts, layers: list[Layer], budget_j: float | None, lambda_: float | None
+        self, costs: AnyCosts, layers: list[FlatTensor], budget_j: float | None, lambda_: float | None
     ) -> SparseUpdate:
         """Select where joules are by entry, line, tensor and payload, or differ from entry to entry."""
         formats = [self.values or NATIVE[layer.sent] for layer in layers]
@@ -203,7 +203,7 @@ class Selector:
             outcome = replace(outcome, values=None)
         return self._update(layers, outcome, budget if bounded else None, paid(where, outcome.own))
 
-    def _dense_j(self, costs: AnyCosts, prices: Prices, layers: list[Layer]) -> float:
+    def _dense_j(self, costs: AnyCosts, prices: Prices, layers: list[FlatTensor]) -> float:
         """Return the joules of keeping everything, without a position written down."""
         bits = 0.0
         if prices.bit_j:
@@ -235,7 +235,7 @@ class Selector:
             return math.inf
         raise SelectionError("no budget: give Selector or select a budget_j, a budget_fraction, a k or a lambda_")
 
-    def _keys(self, layers: list[Layer]) -> list[torch.Tensor]:
+    def _keys(self, layers: list[FlatTensor]) -> list[torch.Tensor]:
         """Return what ranks the entries: the gradients, or random numbers in (0, 1], drawn on the CPU for any device."""
         if not rules.RULES[self.rule].random:
             return [layer.flat for layer in layers]
@@ -256,7 +256,7 @@ class Selector:
 
     def _update(
         self,
-        layers: list[Layer],
+        layers: list[FlatTensor],
         outcome: Outcome,
         budget_j: float | None,
         parts_j: dict[str, float],
@@ -281,7 +281,7 @@ class Selector:
         )
 
 
-def _everything(layers: list[Layer]) -> list[torch.Tensor]:
+def _everything(layers: list[FlatTensor]) -> list[torch.Tensor]:
     return [torch.arange(layer.numel, device=layer.flat.device) for layer in layers]
 
 
@@ -293,7 +293,7 @@ def _check_budget(budget_j: float | None) -> None:
 def _tiered_parts_j(
     costs: AnyCosts,
     prices: Prices,
-    layers: list[Layer],
+    layers: list[FlatTensor],
     counts: IntArray,
     lines: IntArray,
     own: Mapping[int, Sequence[float]],

@@ -16,7 +16,7 @@ MAX_ENTRIES = 2**53
 
 
 @dataclass(frozen=True)
-class Layer:
+class FlatTensor:
     """One gradient tensor as the selector sees it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Layer:
         return self.flat.numel()
 
 
-def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
+def flatten(gradients: Mapping[str, torch.Tensor]) -> list[FlatTensor]:
     """Return the gradients as layers in the mapping's order. Contiguous tensors are viewed, others copied.
 
     Sparse tensors are coalesced and made dense: an entry they do not hold is a zero.
@@ -60,7 +60,7 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[Layer]:
         dense = gradient.detach().resolve_neg()
         if dense.layout != torch.strided:
             dense = dense.to_dense()
-        layers.append(Layer(name, tuple(dense.shape), dense.contiguous().view(-1), dtypes.get(name, dense.dtype)))
+        layers.append(FlatTensor(name, tuple(dense.shape), dense.contiguous().view(-1), dtypes.get(name, dense.dtype)))
     devices = {layer.flat.device for layer in layers}
     if len(devices) > 1:
         where = ", ".join(f"{layer.name!r} on {layer.flat.device}" for layer in layers[:4])
@@ -87,14 +87,14 @@ def _refuse_foreign(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def refuse_non_finite(layers: list[Layer]) -> None:
+def refuse_non_finite(layers: list[FlatTensor]) -> None:
     """Raise `SelectionError` naming the first layer that holds a NaN or an infinity."""
     for layer in layers:
         if layer.numel and not bool(torch.isfinite(layer.flat).all()):
             raise non_finite(layer)
 
 
-def non_finite(layer: Layer) -> SelectionError:
+def non_finite(layer: FlatTensor) -> SelectionError:
     """Return the error for a layer that holds a NaN or an infinity."""
     bad = int((~torch.isfinite(layer.flat)).sum())
     first = int((~torch.isfinite(layer.flat)).nonzero()[0])

@@ -16,7 +16,7 @@ import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
-from cwmp_selector.candidates.gradients import Layer
+from cwmp_selector.candidates.gradients import FlatTensor
 from cwmp_selector.costs import AnyCosts, Ledger, Own, TieredCosts, find, products, times
 from cwmp_selector.errors import SelectionError
 from cwmp_selector.payload.quantize import VALUE_BYTES
@@ -103,7 +103,7 @@ class Prices:
         return np.where(counts > 0, entries + self.line * self.lines_of(counts) + self.once, 0.0)
 
 
-def prices_of(costs: AnyCosts, layers: Sequence[Layer], formats: Sequence[str], known: Ledger) -> Prices:
+def prices_of(costs: AnyCosts, layers: Sequence[FlatTensor], formats: Sequence[str], known: Ledger) -> Prices:
     """Return checked prices.
 
     Raises:
