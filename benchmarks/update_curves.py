@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cwmp_costmodels.fit.estimator import RelativeNNLS
-from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.operators.family import fit_family
 from cwmp_costmodels.operators.prior import Prior
 from cwmp_costmodels.operators.sample import Sample

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import tomllib
@@ -49,3 +51,35 @@ def test_the_project_says_the_oldest_python_it_is_tried_on():
     oldest = re.fullmatch(r">=3\.(\d+)", project["project"]["requires-python"])
     assert oldest.group(1) == "10"
     assert project["tool"]["ruff"]["target-version"] == "py310"
+
+
+WITHOUT_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, NoTorch())
+from cwmp_cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_board_without_torch_measures_checks_fits_and_shows(tmp_path):
+    for line in (
+        "measure --device simulated --preset quick -o m.jsonl",
+        "check m.jsonl",
+        "fit m.jsonl -o f.json --name board",
+        "show f.json",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *line.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "f.json").is_file()

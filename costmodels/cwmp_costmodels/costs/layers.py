@@ -10,7 +10,8 @@ from cwmp_costmodels.costs.scenario import Scenario, open_links
 from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.errors import ModelError, ProfileError
-from cwmp_costmodels.networks.inspect import Inspection, TensorInfo, inspect_model
+from cwmp_costmodels.networks.inspect import inspect_model
+from cwmp_costmodels.networks.tensors import Inspection, TensorInfo
 from cwmp_costmodels.profile.factors import UpdateFactors, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.profile.validity import validity_remark

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
-from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.profile.factors import Factor, UpdateFactors
 from cwmp_costmodels.profile.prices import Prices
 from cwmp_profiler.counts import (

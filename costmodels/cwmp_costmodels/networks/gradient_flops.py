@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from cwmp_costmodels.errors import ModelError
 from cwmp_costmodels.networks.exported import ExportedModule
-from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.networks.tensors import TensorInfo
 
 _COUNTABLE = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 

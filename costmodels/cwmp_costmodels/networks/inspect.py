@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,9 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from cwmp_costmodels.errors import ModelError
-
-LayerType = Literal["linear", "conv", "norm", "embedding", "other"]
-LAYER_TYPES: tuple[LayerType, ...] = get_args(LayerType)
+from cwmp_costmodels.networks.tensors import LAYER_TYPES, Inspection, LayerType, TensorInfo
 
 _BY_CLASS: tuple[tuple[tuple[type[nn.Module], ...], LayerType], ...] = (
     ((nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase), "linear"),
@@ -31,45 +26,6 @@ _BY_CLASS_NAME: tuple[tuple[str, LayerType], ...] = (
     ("linear", "linear"),
     ("conv", "conv"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """One parameter tensor that training updates.
-
-    Attributes:
-        name: First name in `model.named_parameters()`.
-        layer_type: `linear`, `conv`, `norm`, `embedding` or `other`.
-        shape: Its shape.
-        dtype: Torch name of its type, for example `float32`.
-        entry_bytes: Bytes of an entry.
-        tied: Further names of the same parameter; they cost nothing more.
-    """
-
-    name: str
-    layer_type: LayerType
-    shape: tuple[int, ...]
-    dtype: str
-    entry_bytes: int
-    tied: tuple[str, ...] = ()
-
-    @property
-    def numel(self) -> int:
-        """Entries of the tensor."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """The parameters of a model.
-
-    Attributes:
-        tensors: Those that training updates, in the order of `model.named_parameters()`.
-        skipped: Why each other parameter has no cost, by name: frozen or empty.
-    """
-
-    tensors: tuple[TensorInfo, ...]
-    skipped: dict[str, str]
 
 
 def inspect_model(model: nn.Module) -> Inspection:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.networks.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from cwmp_costmodels.profile.schema import Profile

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from cwmp_costmodels.errors import ProfileError
-from cwmp_costmodels.networks.inspect import LayerType, TensorInfo
+from cwmp_costmodels.networks.tensors import LayerType, TensorInfo
 from cwmp_costmodels.profile.factors import UpdateFactors
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.units import STATIC_POWER

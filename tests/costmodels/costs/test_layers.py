@@ -13,7 +13,7 @@ from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.builtin import cnn, resnet18
-from cwmp_costmodels.networks.inspect import TensorInfo
+from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.profile.factors import UpdateFactors
 from cwmp_costmodels.profile.files import load_profile, shipped_profiles
 from cwmp_costmodels.profile.operators import UpdateCurve
