@@ -202,7 +202,7 @@ def _worth(corrected: Mapping[str, Tensor], bit_price: float, value_bits: int) -
     for _ in range(WORTH_TRIES):
         if not count:
             break
-        bits = payload_bits(total, count, value_bits, "dense" if count == total else "rice") / count
+        bits = _sent_bits(total, count, value_bits) / count
         # Fewer entries take more bits each, so the count only falls.
         count = min(int((squares >= bit_price * bits).sum()), count)
     return count
@@ -250,9 +250,14 @@ def price_of_sending(
     count = min(max(_entries_within(sending.bits(joules), total, config.value_bits), 1), int((squares > 0).sum()))
     if not count:
         return None
-    bits = payload_bits(total, count, config.value_bits, "dense" if count == total else "rice") / count
+    bits = _sent_bits(total, count, config.value_bits) / count
     last = float(squares.kthvalue(total - count + 1).values)
     return last / (bits * sending.bit_j)
+
+
+def _sent_bits(total: int, count: int, value_bits: int) -> float:
+    """Return the bits of a payload of so many of so many entries at random places; all of them need no positions."""
+    return payload_bits(total, count, value_bits, "dense" if count == total else "rice")
 
 
 def _entries_within(bits: float, total: int, value_bits: int) -> int:
@@ -260,7 +265,7 @@ def _entries_within(bits: float, total: int, value_bits: int) -> int:
     low, high = 0, total
     while low < high:
         middle = (low + high + 1) // 2
-        if payload_bits(total, middle, value_bits, "dense" if middle == total else "rice") <= bits:
+        if _sent_bits(total, middle, value_bits) <= bits:
             low = middle
         else:
             high = middle - 1

@@ -6,6 +6,7 @@ that holds the working set: the curve of latency over size is a staircase, and i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import mmap
@@ -127,8 +128,9 @@ def latency_curve(sizes: Sequence[int], line_bytes: int, *, seed: int = 0) -> Cu
     draw = np.random.default_rng(seed)
     with mmap.mmap(-1, max(sizes) + (2 << 20)) as memory:
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            # Small pages would add the steps of the address translation.
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            # Small pages add the steps of the address translation. A kernel built without large ones (many boards) refuses, and has no others.
+            with contextlib.suppress(OSError):
+                memory.madvise(mmap.MADV_HUGEPAGE)
         links = np.frombuffer(memory, dtype=np.int64)
         curve = [(size, _load_s(links, size // line_bytes, line, draw, chase)) for size in sizes]
         del links
