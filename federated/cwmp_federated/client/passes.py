@@ -17,6 +17,9 @@ from torch.utils.flop_counter import flop_registry
 
 from cwmp_federated.client.learning import gradients_of
 
+COUNTING_SEED = 0
+"""Of models that draw random numbers in a pass (dropout, stochastic depth): one draw stands for all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -97,7 +100,9 @@ def count_pass(model: nn.Module, images: Tensor, left_out: Iterable[str] = ()) -
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
-        with _Counter() as counter:
+        # The same draws in every count: what a tensor left out saves is the difference of two, and no count may depend on what ran before.
+        with torch.random.fork_rng(devices=[]), _Counter() as counter:
+            torch.manual_seed(COUNTING_SEED)
             total = model(images).sum()
             gradients = gradients_of(total, wanted.values())
     finally:

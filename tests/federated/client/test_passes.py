@@ -106,3 +106,26 @@ def test_a_residual_of_rounding_costs_the_lines_it_lies_in_and_a_real_one_the_wh
     lines = [min(layer.line_entries, layer.tensor.numel) for layer in energy.costs.layers.values()]
     assert free > 0
     assert sent / free == pytest.approx(sum(sizes) / sum(lines), rel=0.5)
+
+
+class Chance(nn.Module):
+    """A layer takes part in about half of the passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.always, self.sometimes = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.always(x)
+        return self.sometimes(x) if torch.rand(()) > 0.5 else x
+
+
+def test_a_count_depends_on_no_draw_before_it_and_leaves_the_draws_after_it_alone():
+    model, images = Chance(), torch.randn(5, 6)
+    flops = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        flops.add(count_pass(model, images).flops_per_image)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(flops) == 1
