@@ -9,10 +9,15 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    # Every command imports this module, and `importlib.abc` takes a tenth of `--help` for a base class that nothing asks for.
+    Loader = object
 
 _TABLE = {
     "cwmp_cli": """
@@ -183,7 +188,7 @@ class _Alias(Loader):
         """Leave the module as it is: it ran at its new address."""
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
