@@ -12,7 +12,11 @@ from cwmp_cli.options import training as options
 from cwmp_cli.options.console import Json, err, out, print_json, si, warn
 
 
-@options.with_settings(leave_out=("rule", "budget", "error_feedback", "seed"), defaults={"rounds": 15})
+@options.with_settings(
+    # A plan sets the budgets itself, so there is nothing to sweep: `total_budget` is for `train`.
+    leave_out=("rule", "budget", "error_feedback", "seed", "total_budget"),
+    defaults={"rounds": 15},
+)
 def pareto(
     *,
     given: dict[str, Any],

@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
             raise SessionError(f"{path} is over {MAX_BYTES >> 20} MiB; cut it into files of that size")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SessionError(f"there is no file {path}") from None
+        raise SessionError(f"there is no file {path}; give the exported table to be imported") from None
     except OSError as error:
         raise SessionError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
