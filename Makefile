@@ -10,11 +10,12 @@ OUT    ?= demo-results
 BENCHMARKS := import_time when_it_pays fit_coverage meter_faults meter_overhead measure_on_live_trees meters_against_peers hostile_clients
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fleet lint docs bench wheel clean
+.PHONY: help demo test fuzz test-fleet lint docs bench wheel clean
 
 help:
 	@echo "make demo   measure this machine, fit, show what updates cost, train; results in $(OUT)/"
 	@echo "make test   run the tests"
+	@echo "make fuzz   the property tests with draws that differ each time"
 	@echo "make test-fleet  the tests of a real fleet: superlink and supernodes as processes"
 	@echo "make lint   ruff, mypy and the order of imports"
 	@echo "make docs   the documentation site into site/; warnings are errors"
@@ -31,6 +32,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(READY)
+	CWMP_HYPOTHESIS=fuzz $(BIN)/python -m pytest -m hypothesis $(PYTEST_ARGS)
 
 test-fleet: $(READY)
 	$(BIN)/python -m pytest -m fleet tests/federated

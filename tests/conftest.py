@@ -1,5 +1,6 @@
-"""Torch on one thread unless a test says otherwise, no telemetry, and skips that are decisions.
+"""Torch on one thread unless a test says otherwise, no telemetry, property tests that draw the same each time, and skips that are decisions.
 
+The same draws each time, so that a change fails for what it changed; `make fuzz` draws new ones.
 Where CWMP_SKIPS_ALLOWED names a file of regular expressions, a skipped test whose reason matches none of them fails the run.
 """
 
@@ -9,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("FLWR_TELEMETRY_ENABLED",):
@@ -18,6 +20,10 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 # A shell starts background jobs with Ctrl-C ignored, and programs that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("fuzz", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("CWMP_HYPOTHESIS", "same"))
 
 _skipped: list[tuple[str, str]] = []
 

@@ -21,8 +21,6 @@ from cwmp_selector.greedy.rankings import RULES, Rule
 from cwmp_selector.selector import Selector
 from cwmp_selector.update import SparseUpdate
 
-WORTH_TRIES = 4
-"""Times that the bits of an entry are looked at anew when a price decides how many entries are sent."""
 TRIES, ENOUGH = 6, 0.99
 """Payloads encoded at most to find how many entries fit, and the share of the bits from which no better one is sought."""
 WRITING_SHARE = 1 / 3
@@ -198,14 +196,13 @@ def _worth(corrected: Mapping[str, Tensor], bit_price: float, value_bits: int) -
     """Return how many changes have squares worth the bits that sending so many takes for each."""
     squares = torch.cat([change.reshape(-1).double().square() for change in corrected.values()])
     total = squares.numel()
-    count = int((squares > 0).sum())
-    for _ in range(WORTH_TRIES):
-        if not count:
-            break
-        bits = _sent_bits(total, count, value_bits) / count
-        # Fewer entries take more bits each, so the count only falls.
-        count = min(int((squares >= bit_price * bits).sum()), count)
-    return count
+    squares = squares[squares > 0]
+    count = squares.numel() + 1
+    # Fewer entries take more bits each, so the count only falls, to the largest that is worth its bits.
+    while 0 < squares.numel() < count:
+        count = squares.numel()
+        squares = squares[squares >= bit_price * _sent_bits(total, count, value_bits) / count]
+    return squares.numel()
 
 
 def _most_bits(

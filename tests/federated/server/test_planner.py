@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cwmp_costmodels.radio import payload_bits
@@ -182,15 +182,12 @@ def test_one_price_for_all_clients_of_a_round_and_it_follows_what_entries_took()
 
 
 @given(seed=st.integers(0, 1000), price=st.floats(1e-6, 1.0))
-@settings(max_examples=40, deadline=None)
+@example(seed=106, price=0.7556011584833794)
+@settings(max_examples=300, deadline=None)
 def test_a_price_sends_only_what_is_worth_its_bits(seed, price):
     changes = {"w": torch.randn(400, generator=torch.Generator().manual_seed(seed)) ** 3}
     squares = changes["w"].double().square().sort(descending=True).values
     count = _worth(changes, price, 16)
-    if count:
-        assert float(squares[count - 1]) >= price * payload_bits(
-            400, count, 16, "dense" if count == 400 else "rice"
-        ) / count * (1 - 1e-9)
     best = max(
         (
             k
@@ -199,8 +196,7 @@ def test_a_price_sends_only_what_is_worth_its_bits(seed, price):
         ),
         default=0,
     )
-    assert count <= best
-    assert count >= 0.5 * best
+    assert count == best
 
 
 def test_a_grid_whose_nodes_nobody_knows_keeps_to_the_budget_too():
