@@ -26,6 +26,9 @@ from cwmp_selector.hierarchy.search import EXACT, Search
 TURNS = 6
 """Plans made until what is paid meets the budget."""
 
+MANY_TURNS = 64
+"""The same while none was within it yet."""
+
 MET = 0.9995
 """Share of the budget at which it counts as met."""
 
@@ -195,7 +198,10 @@ class Chooser:
         nothing = [np.empty(0, dtype=np.int64) for _ in self.keys]
         best = _Plan(nothing, [np.empty(0) for _ in self.keys], {p: np.empty(0) for p in self.prices.own}, 0.0)
         most, low, high, bound = budget, 0.0, math.inf, 0.0
-        for turn in range(TURNS):
+        back = before = 0.0
+        for turn in range(MANY_TURNS):
+            if turn >= TURNS and low:
+                break
             found = plan(most)
             paid = self.energy(found.positions, found.own)
             # What is coded shorter than planned leaves joules for more: the bound is moved by what those could buy.
@@ -210,7 +216,11 @@ class Chooser:
                 high = min(high, most)
                 best = replace(best, price=found.price)
             if self.prices.bit_j:
-                most += budget - paid
+                if paid > budget:
+                    # What is too much may be less than an entry, and the same plan came again: a step back of an entry, then of two, four, ...
+                    entry = paid / max(sum(where.size for where in found.positions), 1)
+                    back = max(2 * back, entry) if paid == before else paid - budget
+                most, before = most + (budget - paid if paid <= budget else -back), paid
                 if not low < most < high:
                     most = (low + high) / 2 if math.isfinite(high) else most
             else:

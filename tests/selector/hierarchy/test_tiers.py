@@ -186,6 +186,18 @@ def test_bits_are_charged_as_encoded():
             assert 0.99 * 20_000 - 60 <= update.energy_j <= 20_000
 
 
+@pytest.mark.parametrize("rule", ["cwmp", "cwmp-l1", "top-k", "cheapest", "random-k"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_budget_of_many_entries_in_bits_is_spent(rule, seed):
+    """What a plan is over by can be less than an entry: the same plan came again, six times, and nothing was sent (Top-K at 9 of these 60 budgets)."""
+    generator = torch.Generator().manual_seed(seed)
+    g = {name: torch.randn(size, generator=generator) ** 3 for name, size in (("a", 30_000), ("b", 500), ("c", 10))}
+    costs = Costs(entry_j=1e-9, line_j=1e-8, tensor_j=1e-7, bit_j=1e-6)
+    for budget_j in np.geomspace(2e-2, 0.4, 15):
+        update = Selector(costs, budget_j=float(budget_j), rule=rule, seed=seed).select(g)
+        assert 0.99 * budget_j <= update.energy_j <= budget_j
+
+
 def test_counts_and_lambda():
     """k counts entries; lambda cuts at a value per joule, and the budget caps it."""
     torch.manual_seed(0)
