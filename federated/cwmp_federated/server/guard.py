@@ -1,6 +1,6 @@
 """Hands out a plan's joules round by round: one price for all clients, and what each may spend, so that no client exceeds its joules.
 
-The price that the plan set out with follows what is spent: where entries took more of the joules than was left for them it rises, where
+The price that the plan set out with follows what is spent: where entries took more than was planned and left for them it rises, where
 they took less it falls, slowly and for all clients alike. It is found again from the ledger, so that a resumed run goes on with it.
 """
 
@@ -57,7 +57,8 @@ class Guard:
             other_j = plan.other_j if past == 1 else all_j / len(entries) - came_j
             contacts = (plan.rounds - past + 1) * plan.clients_per_round
             meant_j = (plan.total_j * clients - spent_j) / contacts - other_j
-            ratio = came_j / max(meant_j, plan.entries_j / LARGEST_SHARE)
+            # Passes and bursts that cost more than was said take rounds at the end: entries may be a sliver of a round, and would not pay them.
+            ratio = came_j / max(meant_j, plan.entries_j)
             price *= min(max(ratio, 1 / MOST_STEP), MOST_STEP) ** GAIN
             spent_j += all_j
         return price

@@ -18,7 +18,7 @@ from cwmp_federated.records.budgets import Budget
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.ledger import CAUSES, Ledger
 from cwmp_federated.server.guard import Guard
-from cwmp_federated.server.planner import make_plan
+from cwmp_federated.server.planner import _choose, _Planner, make_plan
 from cwmp_federated.server.run import Server, averaging, planned
 from cwmp_federated.training import run_training
 from cwmp_federated.wire import records as wire
@@ -139,6 +139,20 @@ def test_tensors_that_are_not_worth_their_gradient_are_left_out_and_their_passes
     assert not len(paid.indices[dear])
 
 
+@pytest.mark.parametrize("feedback", [True, False])
+def test_what_is_not_written_is_lost_and_what_is_not_sent_comes_later_by_feedback(feedback):
+    setup = make_setup(BASE.with_changes(total_budget="1J", error_feedback=feedback))
+    planner = _Planner(setup, 1.0)
+    choices = [_choose(setup, client, planner._gradients[client], 4, 0.01) for client in range(2)]
+
+    def progress(**changes):
+        changed = [replace(c, **{name: getattr(c, name) * share for name, share in changes.items()}) for c in choices]
+        return planner._plan(changed, 4, 4, "dense", 1.0).progress
+
+    assert progress(written_share=0.25) == pytest.approx(0.25 * progress())
+    assert progress(sent_share=0.25) == pytest.approx((0.5 if feedback else 0.25) * progress())
+
+
 def test_dear_bursts_are_shared_by_more_local_steps_in_fewer_rounds():
     changes = {"rounds": 1000, "contact": "apart"}
     cheap = make_plan(make_setup(BASE.with_changes(radio="ble-nrf52840", total_budget="1J", **changes)))
@@ -179,6 +193,22 @@ def test_one_price_for_all_clients_of_a_round_and_it_follows_what_entries_took()
     )  # fmt: skip
     dearer, cheaper = (Guard(setup, plan, ledger, lambda node: node).price(2) for ledger in (dear, cheap))
     assert dearer > cheaper
+
+
+def test_passes_that_cost_more_than_was_said_do_not_choke_entries_that_cost_what_was_said():
+    """The price rises with what entries took, not with what passes took: rounds are lost at the end instead."""
+    config = BASE.with_changes(total_budget="1J", downlink="union")
+    setup = make_setup(config)
+    plan = make_plan(setup)
+    one = run_training(config.with_changes(rounds=1)).ledger.of_round(1)[0]
+    past = [
+        replace(one, round=number, client=client, update_j=plan.entries_j, memory_j=one.memory_j + 0.3 * plan.total_j)
+        for number in (1, 2)
+        for client in range(config.clients)
+    ]
+    guard = Guard(setup, plan, Ledger(entries=past), lambda node: node)
+    assert plan.rounds > 3
+    assert guard.price(3) <= plan.lambda_
 
 
 @given(seed=st.integers(0, 1000), price=st.floats(1e-6, 1.0))
