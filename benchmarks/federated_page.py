@@ -62,7 +62,8 @@ def write(folder: Path, output: Path) -> None:
     tuning = {name: point for name, point in points.items() if name in searched}
     lines = [*_head(shown, tuning), *_verdicts(parts)]
     for name, groups in parts.items():
-        lines += _section(name, groups, output)
+        if len(groups) > 1:
+            lines += _section(name, groups, output)
     lines += _rates(protocol.searches(folder), points, rates)
     write_atomic(output, "\n".join(lines).rstrip() + "\n")
 

@@ -51,10 +51,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 SPARSE, DENSE_STEP = ("top-k", "cwmp"), ("today", "before")
 PLANNED = {
-    "two-class": ("10mJ", "20mJ"),
-    "edge-dram": ("20mJ", "40mJ"),
-    "wifi": ("0.5J", "1J"),
-    "ble": ("50mJ", "100mJ"),
+    "two-class": ("10mJ", "20mJ", "40mJ"),
+    "edge-dram": ("20mJ", "40mJ", "80mJ"),
+    "wifi": ("0.5J", "1J", "2J"),
+    "ble": ("50mJ", "100mJ", "200mJ"),
     "lte": ("60J", "120J"),
 }
 """Joules of a client for the whole run, all causes, that the planner gets."""
@@ -122,20 +122,6 @@ def stages(folder: Path) -> Iterator[list[Cell]]:
     drawn = random_class(folder)
     yield [*_main("two-class"), *_main("edge-dram")]
     yield [*_main("wifi", seeds=FEW), *_main("ble", seeds=FEW)]
-    momentum = {"fields": {"optimizer": "momentum"}, "start": MOMENTUM_START, "budgets": ("1%", LARGE), "seeds": FEW}
-    yield list(_cells("edge-dram, momentum", "horowitz-45nm", "", SPARSE, **momentum))
-    yield [
-        replace(cell, tuned=("two-class", cell.setting, cell.budget))
-        for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn))
-        for cell in _cells(f"two-class, {kind}", profile, "", SPARSE, budgets=("1%", LARGE), seeds=FEW)
-    ]
-    yield [
-        replace(cell, part=f"{name}, way down", setting=downlink, fields={**cell.fields, **more})
-        for name in ("edge-dram", "wifi", "ble")
-        for downlink, more in (("union", {}), ("selected", {"downlink": "selected"}))
-        for cell in _cells(name, *SCENARIOS[name][:2], ("cwmp",), budgets=("1%", LARGE), seeds=FEW)
-    ]
-    yield list(_main("lte", seeds=FEW))
     yield [
         Cell(
             part=name,
@@ -150,6 +136,20 @@ def stages(folder: Path) -> Iterator[list[Cell]]:
         for name, (profile, radio, _) in SCENARIOS.items()
         for total in PLANNED[name]
     ]
+    momentum = {"fields": {"optimizer": "momentum"}, "start": MOMENTUM_START, "budgets": ("1%", LARGE), "seeds": FEW}
+    yield list(_cells("edge-dram, momentum", "horowitz-45nm", "", SPARSE, **momentum))
+    yield [
+        replace(cell, part=f"{name}, way down", setting=downlink, fields={**cell.fields, **more})
+        for name in ("edge-dram", "wifi", "ble")
+        for downlink, more in (("union", {}), ("selected", {"downlink": "selected"}))
+        for cell in _cells(name, *SCENARIOS[name][:2], ("cwmp",), budgets=("1%", LARGE), seeds=FEW)
+    ]
+    yield [
+        replace(cell, tuned=("two-class", cell.setting, cell.budget))
+        for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn))
+        for cell in _cells(f"two-class, {kind}", profile, "", SPARSE, budgets=("1%", LARGE), seeds=FEW)
+    ]
+    yield list(_main("lte", seeds=FEW))
     yield [cell for name in ("wifi", "ble", "lte") for cell in _main(name)]
 
 
