@@ -248,11 +248,13 @@ class ClientEnergy:
     def gradient_j(self, name: str) -> float:
         """Return the joules that one local step of a whole batch spends on a tensor's weight gradient: a pass with it less one without."""
         if name not in self._gradient_j:
-            batch = float(self._config.batch_size)
-            both = (self.pass_counts(1, batch, left_out) for left_out in (frozenset[str](), frozenset({name})))
-            whole, without = (math.fsum(self._prices.joules(counts).values()) for counts in both)
-            self._gradient_j[name] = max(whole - without, 0.0)
+            self._gradient_j[name] = max(self.step_j() - self.step_j(frozenset({name})), 0.0)
         return self._gradient_j[name]
+
+    def step_j(self, left_out: frozenset[str] = frozenset()) -> float:
+        """Return the joules of one forward and backward pass of a whole batch, without some tensors' weight gradients."""
+        counts = self.pass_counts(1, float(self._config.batch_size), left_out)
+        return math.fsum(self._prices.joules(counts).values())
 
     def sure(self) -> Sure | None:
         """Return what this profile's joules may be over what it says, by the mix of work of one dense local step; None if unknown.

@@ -125,22 +125,30 @@ def without_poor_tensors(
 ) -> SparseUpdate:
     """Return a choice without the tensors whose surplus does not pay for their weight gradient in the steps after the first.
 
-    The price is the run's, or without one the choice's own: what its last joule bought. A tensor without chosen entries is left out of backward, so a tensor is
-    opened only if g^2 of its entries is worth more, at that price, than writing them and computing its weight gradient.
+    A tensor without chosen entries is left out of backward, so a tensor is opened only if g^2 of its entries is worth more, at the run's
+    price, than writing them and computing its weight gradient. Without a price it is what the choice buys with all joules of the steps, on
+    average, or its last joule if that is less: what is worth more than the average raises it.
     """
-    price = chosen.lambda_ if price is None else price
-    if not (math.isfinite(price) and price > 0) or local_steps < 2:
+    if local_steps < 2:
         return chosen
     writing, lines = energy.writing(local_steps), energy.lines(chosen.indices)
+    worth, write_j = {}, {}
+    for name, index in chosen.indices.items():
+        kept = {other: len(index) if other == name else 0 for other in chosen.indices}
+        touched = {other: lines[name] if other == name else 0 for other in chosen.indices}
+        write_j[name] = (
+            math.fsum(writing.parts_j(kept, lines=touched, payload_bits=0.0).values()) if len(index) else 0.0
+        )
+        worth[name] = float(expected[name].reshape(-1)[index].double().square().sum())
+    if price is None:
+        all_j = local_steps * energy.step_j() + math.fsum(write_j.values())
+        average = math.fsum(worth.values()) / all_j if all_j else 0.0
+        price = average if math.isnan(chosen.lambda_) else min(chosen.lambda_, average)
+    if not (math.isfinite(price) and price > 0):
+        return chosen
     indices, values = dict(chosen.indices), dict(chosen.values)
     for name, index in chosen.indices.items():
-        if not len(index):
-            continue
-        kept = {other: len(index) if other == name else 0 for other in indices}
-        touched = {other: lines[name] if other == name else 0 for other in indices}
-        write_j = math.fsum(writing.parts_j(kept, lines=touched, payload_bits=0.0).values())
-        worth = float(expected[name].reshape(-1)[index].double().square().sum())
-        if worth < price * (write_j + (local_steps - 1) * energy.gradient_j(name)):
+        if len(index) and worth[name] < price * (write_j[name] + (local_steps - 1) * energy.gradient_j(name)):
             indices[name], values[name] = index[:0], values[name][:0]
     if not any(len(index) for index in indices.values()):
         return chosen

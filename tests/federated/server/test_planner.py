@@ -153,6 +153,31 @@ def test_what_is_not_written_is_lost_and_what_is_not_sent_comes_later_by_feedbac
     assert progress(sent_share=0.25) == pytest.approx((0.5 if feedback else 0.25) * progress())
 
 
+def test_without_a_price_only_tensors_below_the_average_of_all_joules_are_left_out():
+    """Alike tensors are all kept, however dear the last entry of a small budget was; one of almost no worth is not."""
+    config = BASE.with_changes(radio="", profile="horowitz-45nm", total_budget="3mJ", rule="top-k")
+    setup = make_setup(config)
+    energy = setup.energy("horowitz-45nm")
+    shapes = parameter_shapes(setup.model)
+    dear = max(shapes, key=energy.gradient_j)
+    # Each tensor's worth is in proportion to what it costs: none is below the average of all joules, which hold the passes too.
+    worth = {name: 1e-6 + energy.gradient_j(name) for name in shapes}
+
+    def left_out(worth):
+        expected = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        for name, square in worth.items():
+            expected[name].view(-1)[0] = square**0.5
+        chosen = choose_written(
+            expected, energy=energy, budget=Budget("joules", 1.0), config=config, local_steps=4, cap_j=1.0
+        )
+        chosen = replace(chosen, lambda_=1e30)
+        open_ = without_poor_tensors(chosen, expected, energy=energy, local_steps=4).indices
+        return {name for name, index in open_.items() if not len(index)}
+
+    assert not left_out(worth)
+    assert left_out({**worth, dear: 1e-3 * worth[dear]}) == {dear}
+
+
 def test_dear_bursts_are_shared_by_more_local_steps_in_fewer_rounds():
     changes = {"rounds": 1000, "contact": "apart"}
     cheap = make_plan(make_setup(BASE.with_changes(radio="ble-nrf52840", total_budget="1J", **changes)))
