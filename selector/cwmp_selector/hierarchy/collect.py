@@ -10,9 +10,9 @@ import torch
 
 from cwmp_selector.candidates.find import Engine, NonFiniteError, Offer, sample_magnitudes, sample_positions
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray, gathered
+from cwmp_selector.hierarchy.planned import Market, Planned
 from cwmp_selector.hierarchy.pool import Pool, lines_in, scores_of, summed
 from cwmp_selector.hierarchy.prices import Prices
-from cwmp_selector.hierarchy.search import Planned, Search
 
 SMALL = 1 << 17
 """Entries up to which all are candidates."""
@@ -136,7 +136,7 @@ class Collector:
         assert pool.weight is not None  # noqa: S101 - a sample has weights
         density = np.full(prices.sizes.size, 0.01)
         for _ in range(2 if prices.bit_j else 1):
-            planned = Planned(Search(pool, prices, whole=whole), prices.densities[prices.nearest(density)])
+            planned = Planned(Market(pool, prices, whole=whole), prices.densities[prices.nearest(density)])
             _, bought = planned.price_of(budget)
             kept = summed(pool.tensor[bought], pool.weight[bought], prices.sizes.size)
             density = kept / np.maximum(prices.sizes, 1)

@@ -241,3 +241,30 @@ def test_where_entries_cost_alike_and_bits_rule_nothing_beats_cwmp(seed):
         if rule == "cwmp":
             assert 0 <= update.gap_bound <= 0.01 * kept["cwmp"]
     assert max(kept.values()) <= kept["cwmp"] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tensors_in_doubt_are_tried_both_ways(seed):
+    """Opening a tensor costs a twentieth of the budget: value and certificate are those of the best of all 1,024 sets of tensors."""
+    generator = torch.Generator().manual_seed(seed)
+    g = {f"l{i}": torch.randn(400, generator=generator, dtype=torch.float64) ** 3 * 1.2**-i for i in range(10)}
+    entry = {name: 1.0 + i % 3 for i, name in enumerate(g)}
+    budget = 400.0
+    update = Selector(Costs(entry, tensor_j=budget / 20), budget_j=budget).select(g)
+    worth = torch.stack(list(g.values())).square().numpy()
+    joules_each = np.repeat([entry[name] for name in g], 400)
+    order = np.argsort(-(worth.ravel() / joules_each), kind="stable")
+    best = 0.0
+    for opened in itertools.product([False, True], repeat=10):
+        left = budget * (1 - sum(opened) / 20)
+        mine = order[np.repeat(opened, 400)[order]]
+        paid = np.cumsum(joules_each[mine])
+        bought = int(np.searchsorted(paid, left, side="right"))
+        if left >= 0 and bought < mine.size:
+            # The entry that does not fit counts in part: no choice among these tensors is worth more.
+            part = (left - (paid[bought - 1] if bought else 0.0)) / joules_each[mine[bought]]
+            best = max(best, worth.ravel()[mine[:bought]].sum() + part * worth.ravel()[mine[bought]])
+    mine = sum(float(v.square().sum()) for v in update.values.values())
+    assert mine <= best * (1 + 1e-12) <= (mine + update.gap_bound) * (1 + 1e-9)
+    assert mine + update.gap_bound <= best * (1 + 2e-6)
+    assert mine >= 0.999 * best
