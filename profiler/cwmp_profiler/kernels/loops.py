@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cwmp_profiler.kernels.ahead import AHEAD, fetch
 from cwmp_profiler.kernels.lanes import adam_line, add_line, momentum_line, nesterov_line, sgd_line
 from cwmp_profiler.kernels.lines import OUTSIDE, RUN
 from cwmp_profiler.kernels.machine import machine_code
@@ -34,6 +35,7 @@ def _add(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: 
     target, scale = tensors[0], numbers[0]
     j, count = 0, where.size
     while j < count:
+        fetch(target, where[min(j + AHEAD, count - 1)])
         at = where[j]
         if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
             add_line(tensors, at, at, values, j, numbers)
@@ -47,6 +49,7 @@ def _sgd(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: 
     target, rate, decay, sign = tensors[0], numbers[0], numbers[2], numbers[3]
     j, count = 0, where.size
     while j < count:
+        fetch(target, where[min(j + AHEAD, count - 1)])
         at = where[j]
         if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
             sgd_line(tensors, at, at, values, j, numbers)
@@ -62,6 +65,9 @@ def _momentum(tensors: Any, where: Any, places: Any, run: int, values: Any, numb
     rate, momentum, decay, sign, ahead = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     j, count = 0, where.size
     while j < count:
+        soon = min(j + AHEAD, count - 1)
+        fetch(target, where[soon])
+        fetch(buffer, places[soon])
         at, there = where[j], places[j]
         if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
             if ahead != 0:
@@ -86,6 +92,10 @@ def _adam(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers:
     eps, decay, factor, sign = numbers[5], numbers[6], numbers[7], numbers[8]
     j, count = 0, where.size
     while j < count:
+        soon = min(j + AHEAD, count - 1)
+        fetch(target, where[soon])
+        fetch(first, places[soon])
+        fetch(second, places[soon])
         at, there = where[j], places[j]
         if run > 1 and j + RUN <= count and where[j + RUN - 1] - at == RUN - 1:
             adam_line(tensors, at, there, values, j, numbers)

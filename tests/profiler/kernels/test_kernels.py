@@ -127,6 +127,24 @@ def test_both_ways_give_the_same_bits(dtype, layout, kind, monkeypatch):
 
 
 @needs_numba
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
+def test_what_is_asked_for_ahead_ends_with_the_places(count, monkeypatch):
+    """Fewer places than are asked for ahead, as many, and more: the same bits as without, and nothing is asked for behind the last."""
+    torch.manual_seed(7)
+    where = torch.randperm(5000)[:count].sort().values
+    values = torch.randn(count)
+    found = []
+    for compiled_way in (False, True):
+        monkeypatch.setattr(compiled, "chosen", lambda _, answer=compiled_way: answer)
+        torch.manual_seed(8)
+        tensors = [torch.rand(5000) + 0.1 for _ in range(3)]
+        step_at(RULES["adam"], tensors[0], where, values, tensors[1:], step=3)
+        found.append(tensors)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_numba
 def test_threads_share_the_work_and_not_the_answer(monkeypatch):
     """Cut at whole lines: one thread or three, the same bits."""
     threads = torch.get_num_threads()
