@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/cwmp-profile demo -o $(OUT)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 fuzz: $(READY)
 	CWMP_HYPOTHESIS=fuzz $(BIN)/python -m pytest -m hypothesis $(PYTEST_ARGS)

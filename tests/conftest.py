@@ -1,9 +1,11 @@
 """Torch on one thread unless a test says otherwise, no telemetry, property tests that draw the same each time, and skips that are decisions.
 
 The same draws each time, so that a change fails for what it changed; `make fuzz` draws new ones.
+Where tests run side by side (`pytest -n`), one that is marked `alone` waits until no other runs, and none begins meanwhile.
 Where CWMP_SKIPS_ALLOWED names a file of regular expressions, a skipped test whose reason matches none of them fails the run.
 """
 
+import fcntl
 import os
 import re
 import signal
@@ -24,6 +26,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("same", derandomize=True)
 settings.register_profile("fuzz", derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("CWMP_HYPOTHESIS", "same"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Hold the machine while a test runs, alone or with others; who waits to be alone lets nobody else begin."""
+    alone = item.get_closest_marker("alone") is not None
+    door, room = (os.open(path, os.O_RDONLY) for path in (__file__, Path(__file__).parent))
+    try:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
+    finally:
+        os.close(door)
+        os.close(room)
+
 
 _skipped: list[tuple[str, str]] = []
 

@@ -102,6 +102,7 @@ def test_fix_says_so_where_nothing_can_be_mended(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.startswith("# nothing that a command could mend")
 
 
+@pytest.mark.alone
 def test_probe_observes_the_update_period_of_a_live_counter(capsys, monkeypatch):
     monkeypatch.setattr(registry, "BUILT_IN", {name: registry.BUILT_IN[name] for name in ("powercap", "tdp")})
     with open_folder() as folder, LiveTrees({folder: BY_NAME["plain"].zones}):

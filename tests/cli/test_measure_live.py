@@ -53,6 +53,7 @@ def short_plan(monkeypatch):
     monkeypatch.setattr(cwmp_profiler.sessions.plan, "make_plan", short)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", TREES)
 def test_a_session_on_a_live_tree_is_within_1_percent_of_truth(name, short_plan, tmp_path, capfd):
     zones, power_w = TREES[name]

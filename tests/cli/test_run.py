@@ -42,6 +42,7 @@ def as_json(capfd, *arguments):
     return status, json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["plain", "several wraps in one window", "psys"])
 def test_joules_of_a_sleep_on_a_live_tree_are_within_1_percent_of_truth(capfd, live, name):
     scenario = BY_NAME[name]
@@ -53,6 +54,7 @@ def test_joules_of_a_sleep_on_a_live_tree_are_within_1_percent_of_truth(capfd, l
         assert rail["energy_j"] == pytest.approx(scenario.rails_w[rail["name"]] * data["duration_s"], rel=0.01)
 
 
+@pytest.mark.alone
 def test_the_idle_share_of_a_machine_that_always_draws_the_same_is_everything(capfd, live):
     _, data = as_json(capfd, "--sysfs-root", str(live["plain"]), *QUICK, "--", "sleep", "1")
     assert data["idle"]["before_w"] == pytest.approx(56.0, rel=0.03)
@@ -170,6 +172,7 @@ def test_a_meter_that_fails_while_the_command_runs_is_said_and_gives_1_unless_th
     assert broken(3)[0] == 3
 
 
+@pytest.mark.alone
 def test_every_raw_reading_can_be_kept_and_replayed_to_the_same_joules(capfd, live, tmp_path):
     file = tmp_path / "readings.jsonl"
     root = str(live["several wraps in one window"])

@@ -51,6 +51,7 @@ def live_energies():
             return {key: tracker.stop() for key, tracker in trackers.items()}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("meter", ["powercap", "pyrapl"])
 @pytest.mark.parametrize("scenario", OPEN, ids=lambda scenario: scenario.name)
 def test_on_a_live_tree_every_rail_and_the_total_are_within_1_percent_of_truth(live_energies, scenario, meter):
@@ -60,6 +61,7 @@ def test_on_a_live_tree_every_rail_and_the_total_are_within_1_percent_of_truth(l
     assert found == pytest.approx(scenario.rails_w, rel=0.01)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("scenario", OPEN, ids=lambda scenario: scenario.name)
 def test_both_rapl_meters_repair_the_same_wraps_on_the_same_live_tree(live_energies, scenario):
     ours, theirs = (

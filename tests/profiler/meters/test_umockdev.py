@@ -11,7 +11,10 @@ import pytest
 UMOCKDEV = shutil.which("umockdev-run")
 BOARD = Path(__file__).parents[2] / "data" / "boards" / "orin-nano.umockdev"
 
-pytestmark = pytest.mark.skipif(UMOCKDEV is None, reason="umockdev-run is not installed (apt install umockdev)")
+pytestmark = [
+    pytest.mark.skipif(UMOCKDEV is None, reason="umockdev-run is not installed (apt install umockdev)"),
+    pytest.mark.alone,
+]
 
 
 def mocked(*command):

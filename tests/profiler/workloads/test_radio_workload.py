@@ -112,6 +112,7 @@ class LinkMeter(Meter):
         return Reading(now, {"board": int(joules / 1e-6)})
 
 
+@pytest.mark.alone
 def test_a_session_on_loopback_ends_in_the_radio_that_the_meter_saw(tmp_path):
     """Real bytes, real pauses, real acknowledgements; only the joules follow a known law."""
     BURST._links.clear()
