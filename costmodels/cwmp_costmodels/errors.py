@@ -23,3 +23,7 @@ class RadioError(CwmpError):
 
 class ScenarioError(CwmpError):
     """A scenario, or a question about its costs, is outside what makes sense; names the argument."""
+
+
+class BudgetError(ScenarioError):
+    """A budget does not pay for a single entry: bursts and operator calls alone cost more."""

@@ -54,7 +54,9 @@ def cost_table(costs: LayerCosts, model: str, *, every: bool = False) -> Any:
 
 
 def summary(costs: LayerCosts, gain: Gain) -> list[str]:
-    """Return the lines below the table: spread, dense total, what was not counted, and the verdict."""
+    """Return the lines below the table: spread, dense total, what was not counted, what was known, and the verdict."""
+    from cwmp_selector.gain.expected import KNOWN
+
     dense = costs.parts_j({name: costs.numel(name) for name in costs.names()})
     parts = ", ".join(f"{cause} {si(joules, 'J')}" for cause, joules in dense.items() if joules)
     entries = sum(costs.numel(name) for name in costs.names())
@@ -96,6 +98,7 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
         lines.extend(
             f"not counted {len(names)} gradients: {why} ({_some(names)})" for why, names in _by_reason(missing).items()
         )
+    lines.append(f"known       {KNOWN[gain.known]}")
     lines.append(f"[bold]verdict     {gain.verdict}[/bold]")
     return lines
 

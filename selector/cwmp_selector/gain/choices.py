@@ -1,8 +1,9 @@
 """What a rule keeps, found by the selector itself: on the gradient at hand, or on one that is shaped as a distribution says.
 
 Of a distribution the magnitudes are its quantiles, dealt out to the places of each tensor at random: so many entries share a line as
-would by chance. Real gradients gather large entries in rows and lines; that is not known before one is at hand. A model beyond
-`MOST` entries is answered on one that has the same tensors, smaller, with what is paid once divided alike.
+would by chance. Real gradients gather large entries in rows and lines; that is not known before one is at hand. Of a sample the lines
+that were drawn stand for the others. A model beyond `MOST` entries is answered on one that has the same tensors, smaller, with what is
+paid once divided alike.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cwmp_costmodels.errors import ScenarioError
 from cwmp_selector.costs import Costs
 from cwmp_selector.gain.distributions import Array, Distribution
 from cwmp_selector.selector import Selector
+from cwmp_selector.update import lines_touched
 
 if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
@@ -27,8 +29,14 @@ if TYPE_CHECKING:
 
 Rule = Literal["cwmp", "cwmp-l1", "top-k"]
 
+Known = Literal["gradient", "sample", "shapes", "norms", "costs"]
+"""What is known of the gradient at the time of the question; `costs` is nothing."""
+
 MOST = 1 << 20
 """Entries that are dealt out at most."""
+
+LEAST = 64
+"""Lines of a tensor that a sample looks at, at the least: a hundredth of a small tensor tells nothing of it."""
 
 FORMATS = {8: "int8", 16: "float16", 32: "float32", 64: "float64"}
 
@@ -42,12 +50,16 @@ class Choice:
         energy_j: Joules, fixed parts included.
         retained: Share of the squared norm, ||kept||^2 / ||g||^2.
         whole: Entries, of those kept, in tensors that are kept whole.
+        tensors: Tensors of which anything is kept.
+        lines: Lines that the kept entries lie in.
     """
 
     kept: float
     energy_j: float
     retained: float
     whole: float
+    tensors: int
+    lines: float
 
 
 class Trial:
@@ -58,12 +70,19 @@ class Trial:
         gradient: Entries by parameter name, one device.
         shrunk: How many entries of the model each of these stands for.
         title: Where the entries come from, in words.
+        known: What they know of the gradient.
     """
 
     def __init__(
-        self, costs: LayerCosts, gradient: Mapping[str, torch.Tensor], *, shrunk: float = 1.0, title: str = ""
+        self,
+        costs: LayerCosts,
+        gradient: Mapping[str, torch.Tensor],
+        *,
+        shrunk: float = 1.0,
+        title: str = "",
+        known: Known = "gradient",
     ) -> None:
-        self.costs, self.title, self.shrunk = costs, title, shrunk
+        self.costs, self.title, self.shrunk, self.known = costs, title, shrunk, known
         self.gradient = dict(gradient)
         self.total = sum(float(x.double().square().sum()) for x in self.gradient.values())
         if not math.isfinite(self.total):
@@ -119,12 +138,17 @@ class Trial:
             float(self.gradient[name].reshape(-1)[index].double().square().sum())
             for name, index in update.indices.items()
         )
+        lines = sum(
+            lines_touched(index, self.costs.tensor_costs(name).line_entries) for name, index in update.indices.items()
+        )
         whole = sum(count for name, count in kept.items() if count == self.gradient[name].numel())
         return Choice(
             kept=sum(kept.values()) * self.shrunk,
             energy_j=update.energy_j * self.shrunk,
             retained=value / self.total,
             whole=whole * self.shrunk,
+            tensors=sum(count > 0 for count in kept.values()),
+            lines=lines * self.shrunk,
         )
 
 
@@ -133,12 +157,17 @@ def trial_of(
     distribution: Distribution | Mapping[str, Distribution],
     scales: Mapping[str, float] | None,
     gradients: Mapping[str, torch.Tensor] | None,
+    sample: float | None = None,
 ) -> Trial:
     """Return the trial that a question is about, in the order of `costs.names()`.
 
     Raises:
-        ScenarioError: If scales or gradients lack a tensor, or a gradient has another number of entries.
+        ScenarioError: If scales or gradients lack a tensor, a gradient has another number of entries, or the sample is no share of one.
     """
+    if sample is not None and (gradients is None or not 0 < sample <= 1):
+        raise ScenarioError(
+            f"sample is {sample}; give a share above 0 and at most 1, of gradients that are given as well"
+        )
     names = costs.names()
     kinds = None if isinstance(distribution, Distribution) else distribution
     for what, given in (("distributions", kinds), ("scales", scales), ("gradients", gradients)):
@@ -151,22 +180,50 @@ def trial_of(
                 raise ScenarioError(
                     f"gradient {name} has {gradients[name].numel()} entries, the model {costs.numel(name)}"
                 )
-        return Trial(costs, {name: gradients[name] for name in names}, title="the gradient given")
+        mine = {name: gradients[name] for name in names}
+        return Trial(costs, mine, title="the gradient given") if sample is None else sampled(costs, mine, sample)
     root = dict.fromkeys(names, 1.0) if scales is None else {name: float(scales[name]) for name in names}
     if not all(math.isfinite(scale) and scale >= 0 for scale in root.values()):
         raise ScenarioError("scales are finite and not negative, the root mean square of each tensor's entries")
-    mine = {name: distribution if isinstance(distribution, Distribution) else distribution[name] for name in names}
-    shrunk = max(sum(costs.numel(name) for name in names) / MOST, 1.0)
+    shaped = {name: distribution if isinstance(distribution, Distribution) else distribution[name] for name in names}
+    shrunk = _shrunk(costs)
     generator = np.random.default_rng(0)
     dealt = {}
     for name in names:
-        magnitudes = root[name] * quantiles(mine[name], max(round(costs.numel(name) / shrunk), 1))
+        magnitudes = root[name] * quantiles(shaped[name], max(round(costs.numel(name) / shrunk), 1))
         generator.shuffle(magnitudes)
         dealt[name] = torch.from_numpy(magnitudes)
-    each = {str(kind): kind for kind in mine.values()}
+    each = {str(kind): kind for kind in shaped.values()}
     title = next(iter(each)) if len(each) == 1 else f"{next(iter(each.values())).family} and other"
     title = f"{title} entries" + (" of one scale" if scales is None else ", scaled per tensor")
-    return Trial(costs, dealt, shrunk=shrunk, title=title)
+    known: Known = "costs" if scales is None else "norms" if kinds is None else "shapes"
+    return Trial(costs, dealt, shrunk=shrunk, title=title, known=known)
+
+
+def sampled(costs: LayerCosts, gradient: Mapping[str, torch.Tensor], share: float) -> Trial:
+    """Return the trial of a gradient of which a share of the lines is looked at, drawn evenly: these stand for all others.
+
+    A tensor keeps its lines, so that large entries that gather in them are seen. `LEAST` lines of each are looked at.
+    """
+    shrunk = _shrunk(costs)
+    generator = np.random.default_rng(0)
+    drawn = {}
+    for name, tensor in gradient.items():
+        flat = tensor.reshape(-1)
+        width = min(costs.tensor_costs(name).line_entries, flat.numel())
+        lines = math.ceil(flat.numel() / width)
+        seen = generator.permutation(lines)[: max(round(share * lines), min(LEAST, lines))]
+        count = max(round(flat.numel() / shrunk), 1)
+        wanted = math.ceil(count / width)
+        rounds = [generator.permutation(seen) for _ in range(math.ceil(wanted / seen.size))]
+        lines_at = torch.from_numpy(np.concatenate(rounds)[:wanted]).to(flat.device)
+        places = lines_at[:, None] * width + torch.arange(width, device=flat.device)
+        drawn[name] = flat[places.reshape(-1)[:count].clamp(max=flat.numel() - 1)]
+    return Trial(costs, drawn, shrunk=shrunk, title=f"{share:.3g} of the gradient given", known="sample")
+
+
+def _shrunk(costs: LayerCosts) -> float:
+    return max(sum(costs.numel(name) for name in costs.names()) / MOST, 1.0)
 
 
 def quantiles(kind: Distribution, count: int) -> Array:

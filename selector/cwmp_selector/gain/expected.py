@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cwmp_costmodels.errors import ScenarioError
+from cwmp_costmodels.errors import BudgetError, ScenarioError
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.si_prefixes import si
-from cwmp_selector.gain.choices import Choice, Rule, Trial, trial_of
+from cwmp_selector.gain.choices import Choice, Known, Rule, Trial, trial_of
 from cwmp_selector.gain.distributions import Distribution, distribution_of
 
 if TYPE_CHECKING:
@@ -23,11 +23,20 @@ if TYPE_CHECKING:
     from cwmp_costmodels.costs.layers import LayerCosts
 
 WORTHWHILE = 0.02
-NARROW = 1.5
-"""Spread of costs per entry below which a gain needs another explanation."""
-
 MOSTLY = 0.5
 """Share of the entries kept in whole tensors from which the verdict says so: it is what saves, however like costs of entries are."""
+
+FULLER = 1.5
+"""Entries a written line holds over Top-K's from which the verdict says so: lines cost more than the entries in them."""
+
+KNOWN: dict[Known, str] = {
+    "gradient": "this gradient, whole: what is said is what the selector does with it; another gradient gains otherwise",
+    "sample": "a sample of this gradient's lines",
+    "shapes": "norm and tail of each tensor's gradient, not how large entries gather in lines",
+    "norms": "norm of each tensor's gradient; its distribution is assumed",
+    "costs": "costs and sizes only, nothing of the gradient: its distribution is assumed, and alike in all tensors",
+}
+"""In words, what was known of the gradient; docs/costs.md has how far off each was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,7 @@ class Gain(Shown):
     Attributes:
         rule: The rule compared with Top-K.
         population: Where the entries come from, in words.
+        known: What was known of the gradient: `gradient`, a `sample` of it, `shapes` and norms by tensor, `norms`, or `costs` alone.
         budget_j: Joules that both may spend.
         dense_j: Joules of keeping everything.
         spread: Dearest over cheapest entry at the scenario's density.
@@ -56,6 +66,7 @@ class Gain(Shown):
 
     rule: str
     population: str
+    known: Known
     budget_j: float
     dense_j: float
     spread: float
@@ -74,29 +85,33 @@ class Gain(Shown):
 
     @property
     def pays(self) -> bool:
-        """Whether ranking by cost saves at least `worthwhile` of the joules for the same retained value."""
-        return self.ranking_ratio - 1 >= self.worthwhile and self.energy_ratio - 1 >= self.worthwhile
+        """Whether the rule saves at least `worthwhile` of Top-K's joules for the same retained value, by whatever it saves."""
+        return self.energy_ratio - 1 >= self.worthwhile
 
     @property
     def verdict(self) -> str:
-        """One sentence: use the rule, or use Top-K."""
-        saved, ranked = 1 - 1 / self.energy_ratio, 1 - 1 / self.ranking_ratio
-        if self.pays:
-            whole = self.cwmp.whole / self.cwmp.kept
-            how = ""
-            if whole > MOSTLY:
-                only = f", though costs of entries spread only {self.spread:.3g}x," if self.spread < NARROW else ""
-                how = f"{only} by keeping {whole:.0%} of its entries in whole tensors, whose dense kernels are cheaper"
-            return (
-                f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
+        """One sentence: use the rule and how it saves, or use Top-K."""
+        saved, ranked = 1 - 1 / self.energy_ratio, max(1 - 1 / self.ranking_ratio, 0.0)
+        alike = f"costs of entries spread {self.spread:.3g}x (coefficient of variation {self.variation:.2g})"
+        if not self.pays:
+            return f"use Top-K: {alike}, and {self.rule} saves {max(saved, 0.0):.1%} of the joules ({self.population})"
+        ranks, whole, how = self.ranking_ratio - 1 >= self.worthwhile, self.cwmp.whole / self.cwmp.kept, ""
+        if whole > MOSTLY:
+            how = f" by keeping {whole:.0%} of its entries in whole tensors, whose dense kernels are cheaper"
+        elif not ranks and self.cwmp.tensors < self.top_k.tensors:
+            how = (
+                f" by leaving tensors alone that are not worth what touching them costs (it touches {self.cwmp.tensors}, "
+                f"Top-K {self.top_k.tensors})"
             )
-        why = f"use Top-K: costs of entries spread {self.spread:.3g}x (coefficient of variation {self.variation:.2g}), and"
-        if ranked < self.worthwhile <= saved:
-            return (
-                f"{why} ranking by cost saves {max(ranked, 0.0):.1%} of the joules; {self.rule} would save {saved:.1%}, by leaving "
-                f"tensors alone that are not worth their operator calls ({self.population})"
-            )
-        return f"{why} {self.rule} saves {max(min(saved, ranked), 0.0):.1%} of the joules ({self.population})"
+        elif ranks and (fuller := self._filled(self.cwmp)) > FULLER * self._filled(self.top_k):
+            how = f" by filling the lines that it writes ({fuller:.2g} entries in each, Top-K {self._filled(self.top_k):.2g})"
+        if not ranks:
+            how = f"{how}; {alike}, and ranking by them alone saves {ranked:.1%}"
+        return f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
+
+    @staticmethod
+    def _filled(choice: Choice) -> float:
+        return choice.kept / max(choice.lines, 1.0)
 
     def short_table(self) -> ShortTable:
         """Return both rules within the budget, and the verdict."""
@@ -108,7 +123,7 @@ class Gain(Shown):
             title=f"within {si(self.budget_j, 'J')} of {si(self.dense_j, 'J')} dense ({self.population})",
             columns=("rule", "kept", "joules", "retained"),
             rows=rows,
-            notes=[self.verdict],
+            notes=[self.verdict, f"known: {KNOWN[self.known]}"],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +141,7 @@ def expected_gain(
     shape: float | None = None,
     scales: Mapping[str, float] | None = None,
     gradients: Mapping[str, torch.Tensor] | None = None,
+    sample: float | None = None,
     rule: Rule = "cwmp",
     worthwhile: float = WORTHWHILE,
 ) -> Gain:
@@ -141,22 +157,24 @@ def expected_gain(
         shape: The same shape as a number.
         scales: Root mean square of each tensor's entries; None takes one scale for all.
         gradients: A gradient at hand by parameter name; it replaces the distribution.
+        sample: Share of that gradient's lines to look at; None looks at all. A large model is answered sooner, and less surely.
         rule: `cwmp` (g^2/c) or `cwmp-l1` (|g|/c).
         worthwhile: Smallest saving in joules that is worth it.
 
     Raises:
-        ScenarioError: If an argument is out of range or the budget does not pay for a single entry.
+        ScenarioError: If an argument is out of range.
+        BudgetError: If the budget does not pay for a single entry.
     """
     if rule not in ("cwmp", "cwmp-l1"):
         raise ScenarioError(f"no rule {rule!r} to compare with Top-K; give 'cwmp' or 'cwmp-l1'")
     kinds = distribution_of(distribution, shape) if isinstance(distribution, str | Distribution) else distribution
-    solver = trial_of(costs, kinds, scales, gradients)
+    solver = trial_of(costs, kinds, scales, gradients, sample)
     budget = _budget_j(solver, budget_fraction, budget_j, k)
     top_k, cwmp = solver.within(budget, "top-k"), solver.within(budget, rule)
     poor = next((name for name, choice in (("top-k", top_k), (rule, cwmp)) if choice.kept < 1), None)
     if poor is not None:
         least = costs.payload_j + min(costs.tensor_costs(name).tensor_j for name in costs.names())
-        raise ScenarioError(
+        raise BudgetError(
             f"a budget of {budget:.3g} J pays for no entry by {poor}: promotion, tail and operator calls alone cost "
             f"{least:.3g} J or more; give more"
         )
@@ -165,6 +183,7 @@ def expected_gain(
     return Gain(
         rule=rule,
         population=solver.title,
+        known=solver.known,
         budget_j=budget,
         dense_j=costs.dense_j(),
         spread=costs.spread(),

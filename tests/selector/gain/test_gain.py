@@ -12,11 +12,11 @@ from torch import nn
 
 from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
-from cwmp_costmodels.errors import ScenarioError
+from cwmp_costmodels.errors import BudgetError, ScenarioError
 from cwmp_costmodels.networks.builtin import cnn
 from cwmp_selector.gain.choices import Trial, trial_of
 from cwmp_selector.gain.distributions import Distribution
-from cwmp_selector.gain.expected import _guaranteed, expected_gain
+from cwmp_selector.gain.expected import KNOWN, _guaranteed, expected_gain
 
 
 def flat_costs(ratio=1.0, *, launch=0.0, sizes=((400, 250), (250, 400)), scenario=None):
@@ -224,13 +224,81 @@ def test_fixed_costs_keep_small_tensors_out():
     assert gain.energy_ratio > 1.0
 
 
-def test_verdict_tells_fixed_costs_from_ranking():
+def test_verdict_tells_leaving_tensors_alone_from_ranking():
     costs = flat_costs(1.0, launch=1e-5, sizes=((400, 250), (4, 4)))
     gain = expected_gain(costs, budget_fraction=0.15)
     assert gain.energy_ratio > 1.02
-    assert not gain.pays
-    assert gain.verdict.startswith("use Top-K")
-    assert "not worth their operator calls" in gain.verdict
+    assert gain.ranking_ratio == pytest.approx(1.0, abs=1e-6)
+    assert gain.verdict.startswith("use cwmp: ")
+    assert "leaving tensors alone that are not worth what touching them costs (it touches 1, Top-K 2)" in gain.verdict
+    assert "ranking by them alone saves 0.0%" in gain.verdict
+
+
+def test_the_verdict_recommends_what_saves_whatever_it_saves_by():
+    """A tensor in 30 holds what matters and the launch of each costs more than its entries: Top-K pays 30 launches."""
+    costs = flat_costs(1.0, launch=1e-3, sizes=((100, 100),) * 30)
+    names = costs.names()
+    generator = torch.Generator().manual_seed(3)
+    g = {n: torch.randn(10_000, generator=generator) * (1.0 if n == names[0] else 0.25) for n in names}
+    gain = expected_gain(costs, k=3000, gradients=g)
+    assert 1 - 1 / gain.energy_ratio > 0.5
+    assert gain.pays
+    assert gain.to_json()["verdict"].startswith("use cwmp: ")
+
+
+def test_the_verdict_names_lines_that_are_filled():
+    costs = layer_costs(make_profile(cache_bytes=None), nn.Linear(512, 256, bias=False))
+    gain = expected_gain(costs, budget_fraction=0.05)
+    assert gain.pays
+    assert "by filling the lines that it writes" in gain.verdict
+    assert gain.cwmp.kept / gain.cwmp.lines > gain.top_k.kept / gain.top_k.lines
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
+def test_a_sample_of_lines_stands_for_the_gradient(share):
+    """Scales by tensor and rows that matter are in every line drawn: a 50th of them predicts what the whole gives."""
+    costs = layer_costs(make_profile(cache_bytes=None, layers={"name:1.*": factor(10.0)}), _two_layers())
+    generator = torch.Generator().manual_seed(5)
+    g = {
+        n: torch.randn(512, 1, generator=generator) * torch.randn(512, 512, generator=generator) * scale
+        for n, scale in zip(costs.names(), (1.0, 3.0), strict=True)
+    }
+    whole = expected_gain(costs, budget_fraction=0.05, gradients=g)
+    part = expected_gain(costs, budget_fraction=0.05, gradients=g, sample=share)
+    guess = expected_gain(costs, budget_fraction=0.05)
+    assert (whole.known, part.known, guess.known) == ("gradient", "sample", "costs")
+    assert part.retained_ratio == pytest.approx(whole.retained_ratio, rel=0.05), "328 lines: their norm errs by 4%"
+    assert part.energy_ratio == pytest.approx(whole.energy_ratio, rel=0.05)
+    assert abs(guess.retained_ratio / whole.retained_ratio - 1) > 0.1
+
+
+def test_a_sample_of_a_large_model_is_answered_on_a_smaller_one(monkeypatch):
+    costs = flat_costs(10.0, launch=1e-6)
+    g = draw(costs, Distribution("laplace"), np.random.default_rng(1))
+    whole = expected_gain(costs, budget_fraction=0.05, gradients=g)
+    monkeypatch.setattr("cwmp_selector.gain.choices.MOST", 40_000)
+    part = expected_gain(costs, budget_fraction=0.05, gradients=g, sample=0.2)
+    assert part.retained_ratio == pytest.approx(whole.retained_ratio, rel=0.03)
+    assert part.top_k.kept == pytest.approx(whole.top_k.kept, rel=0.03)
+
+
+def test_what_was_known_is_said():
+    costs = flat_costs(10.0)
+    scales = dict.fromkeys(costs.names(), 1.0)
+    shaped = dict.fromkeys(costs.names(), Distribution("gaussian"))
+    asked = {
+        "costs": {},
+        "norms": {"scales": scales},
+        "shapes": {"scales": scales, "distribution": shaped},
+    }
+    for known, how in asked.items():
+        gain = expected_gain(costs, budget_fraction=0.05, **how)
+        assert gain.known == gain.to_json()["known"] == known
+        assert f"known: {KNOWN[known]}" in str(gain)
+
+
+def _two_layers():
+    return nn.Sequential(nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False))
 
 
 def test_each_tensor_may_have_its_own_distribution():
@@ -291,6 +359,8 @@ def test_scales_may_be_zero_for_a_tensor():
         ({"budget_fraction": 1.5}, "up to 1"),
         ({"budget_j": float("nan")}, "budget_j is nan"),
         ({"k": 10**9}, "more than the 200000 entries"),
+        ({"k": 3, "sample": 0.5}, "of gradients that are given as well"),
+        ({"k": 3, "sample": 1.5, "gradients": {}}, "above 0 and at most 1"),
         ({"k": 3, "rule": "random-k"}, "no rule 'random-k'"),
         ({"k": 3, "distribution": "zipf"}, "no distribution 'zipf'"),
         ({"k": 3, "scales": {"0.weight": 1.0}}, r"scales lack 1\.weight"),
@@ -310,9 +380,7 @@ def test_questions_without_an_answer_are_refused(options, message):
 
 def test_a_budget_below_the_burst_is_refused():
     costs = flat_costs(10.0, scenario=Scenario(radio="lte"))
-    with pytest.raises(
-        ScenarioError, match="pays for no entry by top-k: promotion, tail and operator calls alone cost"
-    ):
+    with pytest.raises(BudgetError, match="pays for no entry by top-k: promotion, tail and operator calls alone cost"):
         expected_gain(costs, budget_j=1.0)
 
 
