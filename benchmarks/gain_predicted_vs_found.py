@@ -19,7 +19,7 @@ shares of joules saved at the same retained value, which is what the verdict nam
 Where a rule keeps nothing, in truth or by prediction, there is no ratio: these cases stand apart.
 
 The demand is on `gradient`: every ratio within 10%, and no case without one that was not predicted, or the exit status is 1. Takes about
-MINUTES minutes on one core.
+a quarter of an hour on one core.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ def cli() -> str:
 
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)  # noqa: S101 - a build that is wrong ends here
-    return "\n\n".join(_verb(name, verb) for name, verb in group.commands.items())
+    context = click.Context(group)
+    verbs = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return "\n\n".join(_verb(name, verb) for name, verb in verbs.items() if verb is not None)
 
 
 def _verb(name: str, verb: click.Command) -> str:

@@ -13,7 +13,9 @@ from cwmp_cli.app import app
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND: click.Group = typer.main.get_command(app)
 VERBS = {
-    name: {o for p in verb.params for o in (*p.opts, *p.secondary_opts)} for name, verb in COMMAND.commands.items()
+    name: {o for p in verb.params for o in (*p.opts, *p.secondary_opts)}
+    for name in COMMAND.commands
+    if (verb := COMMAND.get_command(click.Context(COMMAND), name)) is not None
 }
 EVERYWHERE = {"--help", "-h", "--debug", "--version"}
 PLACEHOLDERS = {"VERB", "--help", "-h", "--version", "--debug"}

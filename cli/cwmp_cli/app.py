@@ -1,7 +1,7 @@
 """The `cwmp-profile` command: collects the verbs and turns errors into one line and an exit status.
 
-A verb is a module here with a function of its name; it imports only typer, the standard library, `cwmp_cli.options` and the list of a
-run's settings at its top, so that `cwmp-profile --help` stays as fast as Typer itself.
+A verb is a module of `cwmp_cli.verbs` with a function of its name. It is imported, and its options built, when it is called; the list in
+`cwmp-profile --help` comes from here alone, so that it is there as soon as Typer is.
 """
 
 from __future__ import annotations
@@ -10,37 +10,39 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 import typer.core
+import typer.main
 
-VERBS: tuple[str, ...] = (
-    "demo",
-    "devices",
-    "run",
-    "watch",
-    "measure",
-    "import_",
-    "check",
-    "calibrate",
-    "export",
-    "fit",
-    "show",
-    "costs",
-    "validate",
-    "compare",
-    "report",
-    "train",
-    "pareto",
-    "profiles",
-    "radios",
-    "radio_sink",
-    "schema",
-)
-"""Modules of `cwmp_cli.verbs`, in the order in which help lists them. A trailing underscore is dropped, `_` shows as `-`."""
+VERBS: dict[str, str] = {
+    "demo": "Measure this machine, fit, price a ResNet-18 and train under an energy budget.",
+    "devices": "List every meter: available with its rails, or why not and the cure.",
+    "run": "Run a command and say what it cost: joules by rail, and seconds.",
+    "watch": "Show what a device draws now, by rail.",
+    "measure": "Measure the joules of microbenchmarks on a device.",
+    "import_": "Import readings of others: tables and logs.",
+    "check": "Say whether a session can be trusted.",
+    "calibrate": "Calibrate a profile's meter against a better one.",
+    "export": "Write one row per window as CSV or Parquet.",
+    "fit": "Fit energy and time models to measurements and write a device profile.",
+    "show": "Show a profile: coefficients, their intervals, and what to doubt.",
+    "costs": "Show what an updated entry of each tensor costs, and whether CWMP pays.",
+    "validate": "Compare predictions with training steps that the fit never saw.",
+    "compare": "Hold two profiles or two sessions against each other.",
+    "report": "Write one HTML page about a profile and what a model costs by it.",
+    "train": "Train over simulated clients, each within its energy budget.",
+    "pareto": "Sweep budgets, rules and seeds: accuracy against joules.",
+    "profiles": "List the profiles that ship.",
+    "radios": "List radios, or show one: joules per bit and of a lone burst.",
+    "radio_sink": "Receive the bytes of radio measurements until Ctrl-C.",
+    "schema": "Print the JSON Schema of profiles and measurement files.",
+}
+"""Modules of `cwmp_cli.verbs` and what help says of them, in its order. A trailing underscore is dropped, `_` shows as `-`."""
 
 OPTIONAL_PACKAGES = (
     "torch",
@@ -56,11 +58,34 @@ OPTIONAL_PACKAGES = (
 """Modules that a verb may lack; the cure is how to install them."""
 
 
-class _PlainList(typer.core.TyperGroup):
-    """Lists the verbs as plain text: rich's panels, which each verb's own help has, would double the time to start."""
+class _Verbs(typer.core.TyperGroup):
+    """Lists the verbs as plain text from `VERBS`, and builds a verb when it is asked for."""
+
+    def __init__(self, **attrs: Any) -> None:
+        listed = [click.Command(_shown(module), short_help=text) for module, text in VERBS.items()]
+        super().__init__(**{**attrs, "commands": listed})
+        self._modules = {_shown(module): module for module in VERBS}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb with its options, or None where there is no such verb."""
+        del ctx
+        return _build(self._modules[cmd_name]) if cmd_name in self._modules else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb; click names the nearest one itself, and Typer would name it once more."""
+        return click.Group.resolve_command(self, ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list; rich's panels, which each verb's own help has, would double the time to start."""
         click.Group.format_help(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a line for each verb."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.short_help or "") for name, verb in self.commands.items()])
 
 
 class _Verb(typer.core.TyperCommand):
@@ -75,9 +100,21 @@ class _Verb(typer.core.TyperCommand):
         return rest
 
 
+def _shown(module: str) -> str:
+    return module.rstrip("_").replace("_", "-")
+
+
+@cache
+def _build(module: str) -> click.Command:
+    verb = import_module(f"cwmp_cli.verbs.{module}")
+    one = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+    one.command(_shown(module), cls=_Verb, **getattr(verb, "COMMAND", {}))(getattr(verb, module))
+    return typer.main.get_command(one)
+
+
 app = typer.Typer(
     name="cwmp-profile",
-    cls=_PlainList,
+    cls=_Verbs,
     help="Measure what updating a neural network costs on this device, in joules, and spend an energy budget well.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -102,16 +139,6 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (may stand anywhere).")] = False,
 ) -> None:
     del version, debug
-
-
-def _add_verbs() -> None:
-    for module_name in VERBS:
-        module = import_module(f"cwmp_cli.verbs.{module_name}")
-        name = module_name.rstrip("_").replace("_", "-")
-        app.command(name, cls=_Verb, **getattr(module, "COMMAND", {}))(getattr(module, module_name))
-
-
-_add_verbs()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,9 +4,11 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cwmp_cli import app
 from cwmp_cli.app import VERBS, main
 from cwmp_costmodels.profile.files import load_profile, shipped_profiles
 
@@ -43,6 +45,20 @@ def test_version(capsys):
 def test_an_unknown_verb_is_wrong_usage(capsys):
     assert main(["frobnicate"]) == 2
     assert "frobnicate" in capsys.readouterr().err
+    assert main(["costss"]) == 2
+    assert capsys.readouterr().err.count("'costs'") == 1
+
+
+def test_help_lists_every_verb_and_imports_none(capsys):
+    loaded = run("import sys; from cwmp_cli.app import main; main(['--help']); print(*sys.modules)").splitlines()[-1]
+    assert not [name for name in loaded.split() if name.startswith("cwmp_cli.verbs.")]
+    assert main(["--help"]) == 0
+    listed = [
+        line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line[2:3].strip()
+    ]
+    assert listed == [verb.rstrip("_").replace("_", "-") for verb in VERBS]
+    modules = {path.stem for path in (Path(app.__file__).parent / "verbs").glob("*.py")}
+    assert modules - {"__init__"} == set(VERBS)
 
 
 def test_a_closed_pipe_ends_quietly():
