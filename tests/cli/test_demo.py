@@ -18,7 +18,12 @@ def test_the_demo_measures_fits_prices_and_says_where_everything_is(tmp_path, ca
     assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
     for shown in ("dram_write", "conv1.weight and", "SIMULATED"):
         assert shown in captured.out
-    assert "Learned: writing all of a resnet18 once costs" in captured.err.replace("\n", " ")
+    said = captured.err.replace("\n", " ")
+    assert "writing all of a resnet18 once costs" in said
+    learned = said.partition("Learned: ")[2].strip()
+    assert learned.startswith("for a resnet18 on simulated edge board (4 cores, LPDDR4) (simulated), choosing by cost")
+    assert learned.count(". ") == 0, "one sentence"
+    assert learned.endswith(".")
     for name in ("measurements.jsonl", "profile.json", "fit.png"):
         assert str(folder / name) in captured.err.replace("\n", "")
     assert main(["demo", "--device", "simulated", "--no-train", "-o", str(folder)]) == 0, (

@@ -21,7 +21,7 @@ def test_every_shipped_profile_shows_all_its_coefficients_and_its_provenance(nam
     assert str(profile.provenance).upper() in out
     for key, coefficient in profile.coefficients.items():
         assert key in out
-        if coefficient.unit != "1":
+        if coefficient.unit != "1" and coefficient.told:
             assert si(coefficient.value, coefficient.unit) in out
     assert "not validated" in out
 
@@ -31,6 +31,27 @@ def test_an_estimated_profile_says_so_loudly(capsys, tmp_path):
     save_profile(profile, tmp_path / "p.json")
     assert main(["show", str(tmp_path / "p.json")]) == 0
     assert "ESTIMATED, not measured" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_what_a_meter_cannot_tell_is_no_zero(capsys, tmp_path):
+    """A meter that estimates from time tells no joules of work: the zeros of such a fit are named without a value."""
+    from cwmp_costmodels.profile.schema import Coefficient
+    from cwmp_costmodels.report.page import report_html
+
+    profile = load_profile("simulated-board")
+    untold = {
+        name: Coefficient(value=0.0, unit=found.unit, status="not identified", remark="not told")
+        for name, found in profile.coefficients.items()
+        if name != "static_power"
+    }
+    estimated = profile.model_copy(update={**ESTIMATED, "coefficients": {**profile.coefficients, **untold}})
+    path = save_profile(estimated, tmp_path / "p.json")
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "0 J/B" not in shown.partition("\ntime")[0]
+    assert "not identified, without a value: launch, " in " ".join(shown.split())
+    assert "0 J/B" not in str(estimated)
+    assert "<td>0 J/B" not in report_html(estimated)
 
 
 def test_the_meters_gain_is_shown_or_called_unknown(capsys, tmp_path):

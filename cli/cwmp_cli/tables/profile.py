@@ -61,7 +61,10 @@ def coefficient_table(title: str, coefficients: Mapping[str, Coefficient]) -> An
     show_notes = bool(distinct) and not shared
     if show_notes:
         table.add_column("source", overflow="fold")
+    untold = [name for name, found in coefficients.items() if not found.told]
     for name, found in coefficients.items():
+        if name in untold:
+            continue
         half = half_width(found)
         percent = "" if half is None or found.value == 0 else f"{half / found.value:.1%}"
         row: list[str | Text] = [
@@ -72,9 +75,14 @@ def coefficient_table(title: str, coefficients: Mapping[str, Coefficient]) -> An
             Text(found.status, style=STATUS_STYLE.get(found.status, "")),
         ]
         table.add_row(*row, *([notes[name]] if show_notes else []))
+    lines = []
     if shared:
         lines = [f"{', '.join(name for name, text in notes.items() if text == note)}: {note}" for note in distinct]
         lines[list(distinct).index(shared[0])] = shared[0]
+    if untold:
+        why = dict.fromkeys(notes[name] for name in untold if notes[name] and not shared)
+        lines.append(f"not identified, without a value: {', '.join(untold)}" + (f" ({'; '.join(why)})" if why else ""))
+    if lines:
         table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
 

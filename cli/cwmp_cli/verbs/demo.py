@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,29 +76,38 @@ def demo(
     costs, gain = _priced(profile)
     show_costs(costs, gain, MODEL)
     written = [measurements, *([operators] if real else []), fitted, plot]
-    learned = [
-        f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} on {profile.device.model} ({profile.provenance})",
-        f"there, {gain.verdict}",
+    learned = f"for a {MODEL} on {profile.device.model} ({profile.provenance}), {gain.advice}"
+    details = [
+        f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} there; {gain.verdict}",
         *([_prediction(profile)] if real else []),
     ]
     if real:
         _step(4, "the same chain on a simulated board, whose truth is known")
         worst, board, made = _simulated(output, seed)
         written += made
-        learned.append(
-            f"on a simulated board the fit found every coefficient that it calls identified within {worst:.1%} of the truth, and "
-            f"there, {_priced(board)[1].verdict}"
+        priced = _priced(board)[1]
+        learned += f"; on a simulated board, {priced.advice}"
+        details.append(
+            f"on the simulated board the fit found every coefficient that it calls identified within {worst:.1%} of the truth; {priced.verdict}"
         )
     if train:
         _step(5, "train under an energy budget: CWMP and Top-K at equal energy")
         from cwmp_federated.demo import run_demo
 
         written += run_demo(output, fitted)
+    _end(time.monotonic() - began, output, written, details, learned)
+
+
+def _end(seconds: float, output: Path, written: Sequence[Path], details: Sequence[str], learned: str) -> None:
+    """Print what was written, what was found, and one sentence that it comes to."""
     console = err()
-    console.print(f"\n[bold]Done in {time.monotonic() - began:.0f} s.[/bold] In {output}:")
+    console.print(f"\n[bold]Done in {seconds:.0f} s.[/bold] In {output}:")
     for path in written:
         console.print(f"  {path}")
-    console.print(f"\n[bold]Learned:[/bold] {'; '.join(learned)}.", highlight=False)
+    console.print()
+    for fact in details:
+        console.print(fact, highlight=False)
+    console.print(f"\n[bold]Learned:[/bold] {learned}.", highlight=False)
 
 
 def _priced(profile: Profile) -> tuple[LayerCosts, Gain]:

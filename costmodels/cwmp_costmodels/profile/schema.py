@@ -44,6 +44,11 @@ class Coefficient(_Model):
     remark: str | None = None
     """What a reader must know, for example a plausibility warning."""
 
+    @property
+    def told(self) -> bool:
+        """Whether measurements say anything of the value: a zero that is not identified and has no interval is none."""
+        return not (self.status == "not identified" and self.value == 0 and self.low is None)
+
 
 class LayerCoefficient(_Model):
     """Correction of one layer type: measured dynamic energy of its update over what the traffic model predicts."""
@@ -292,12 +297,12 @@ class Profile(Shown, _Model):
     def short_table(self) -> ShortTable:
         """Return the coefficients with their intervals, provenance first."""
         rows = [
-            (name, si(found.value, found.unit), _interval(found), found.status)
+            (name, si(found.value if found.told else None, found.unit), _interval(found), found.status)
             for name, found in self.coefficients.items()
         ]
         notes = [f"fit: {self.fit.verdict}"] if self.fit is not None else []
         return ShortTable(
-            title=f"{self.name}: {self.provenance}, {self.device.kind} {self.device.model}",
+            title=f"{self.name} ({self.provenance}): {self.device.model}",
             columns=("coefficient", "value", "95% interval", "status"),
             rows=rows,
             notes=notes,

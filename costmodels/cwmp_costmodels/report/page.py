@@ -108,7 +108,7 @@ def _coefficients(items: Iterable[tuple[str, Coefficient]]) -> Rows:
         if found.low is not None and found.high is not None:
             interval = f"{si(found.low, found.unit)} to {si(found.high, found.unit)}"
         remark = "; ".join(part for part in (found.status, found.citation, found.remark) if part)
-        rows.append((name, si(found.value, found.unit), interval, remark))
+        rows.append((name, si(found.value if found.told else None, found.unit), interval, remark))
     return rows
 
 

@@ -109,6 +109,13 @@ class Gain(Shown):
             how = f"{how}; {alike}, and ranking by them alone saves {ranked:.1%}"
         return f"use {self.rule}: it retains what Top-K retains with {saved:.1%} fewer joules{how} ({self.population})"
 
+    @property
+    def advice(self) -> str:
+        """The verdict in half a sentence, without its reasons."""
+        if self.pays:
+            return f"choosing by cost ({self.rule}) saves {1 - 1 / self.energy_ratio:.0%} of the joules that Top-K needs to update as well"
+        return "choosing by cost saves nothing over Top-K"
+
     @staticmethod
     def _filled(choice: Choice) -> float:
         return choice.kept / max(choice.lines, 1.0)
