@@ -24,7 +24,7 @@ class Clock(Protocol):
     def sleep(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""
 
-    def every(self, period_s: float, call: Callable[[], None]) -> AbstractContextManager[None]:
+    def every(self, period_s: float, call: Callable[[], object]) -> AbstractContextManager[None]:
         """Call `call` about every `period_s` seconds while the context is open."""
 
 
@@ -46,7 +46,7 @@ class RealClock:
         return 0.0 if boot is None else time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
     @contextmanager
-    def every(self, period_s: float, call: Callable[[], None]) -> Iterator[None]:
+    def every(self, period_s: float, call: Callable[[], object]) -> Iterator[None]:
         """Call `call` from a daemon thread about every `period_s` seconds; the context's end joins the thread.
 
         The callee keeps its own errors: whatever it raises ends the thread.
@@ -72,7 +72,7 @@ class RealClock:
 class _Periodic:
     due_s: float
     period_s: float
-    call: Callable[[], None]
+    call: Callable[[], object]
     running: bool = False
 
 
@@ -124,7 +124,7 @@ class VirtualClock:
             entry.due_s = max(entry.due_s + entry.period_s, self._now)
 
     @contextmanager
-    def every(self, period_s: float, call: Callable[[], None]) -> Iterator[None]:
+    def every(self, period_s: float, call: Callable[[], object]) -> Iterator[None]:
         """Call `call` at each multiple of `period_s` that virtual time passes while the context is open."""
         if period_s <= 0:
             raise ValueError(f"period_s must be positive, got {period_s}")

@@ -353,7 +353,7 @@ class ClientEnergy:
         is free all that was written is sent, so the residual is rounding, and read and written at those lines alone: a share
         `touched` of the tensor.
         """
-        if self._config.rule == "dense":
+        if self._config.keeps_all:
             return 0.0, 0.0
         if sparse_step and self.sending() is None:
             return (1.0 + touched, touched) if self._config.error_feedback else (1.0, 0.0)

@@ -240,7 +240,7 @@ def _metrics(reply: Message) -> MetricRecord:
 def _numbers(client: Client, work: Work, lambda_: float) -> dict[str, float]:
     joules = client.energy.report(work)
     dense_j = client.energy.marginal(work.steps if work.sparse_step else 0).dense_j()
-    budget_j = None if client.config.rule == "dense" else client.budget.joules(dense_j)
+    budget_j = None if client.config.keeps_all else client.budget.joules(dense_j)
     return {
         **joules,
         "client": client.index,

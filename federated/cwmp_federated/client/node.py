@@ -99,7 +99,7 @@ class Client:
 
     def feedback(self) -> ErrorFeedback | None:
         """Return the error feedback with the residual that the node's state holds; None if the run has none."""
-        if not self.config.error_feedback or self.config.rule == "dense":
+        if not self.config.error_feedback or self.config.keeps_all:
             return None
         feedback = ErrorFeedback()
         if RESIDUAL in self.context.state:

@@ -69,7 +69,7 @@ def select_update(
     costs = energy.marginal(local_steps)
     rule, values = cast("Rule", config.rule), VALUE_FORMATS[config.value_bits]
     corrected = feedback.add(changes) if feedback is not None else changes
-    if config.rule == "dense":
+    if config.keeps_all:
         update = Selector(costs, rule=rule, values=values).select(corrected)
     elif cap_j is not None:
         update = Selector(costs, budget_j=cap_j, rule=rule, values=values, seed=seed).select(corrected, lambda_=lambda_)

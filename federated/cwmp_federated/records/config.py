@@ -18,6 +18,10 @@ DEFAULTS_VERSION = 3
 """Counts changes of defaults, and of what is charged: runs from before have other names."""
 
 
+KEEPS_ALL = "dense"
+"""The rule that leaves nothing out: it needs no choice, no budget and no feedback. Its name in the saved record of a run as well."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(Settings):
     """Everything that decides a run's result; two runs with equal records give equal results on one machine.
@@ -63,7 +67,12 @@ class RunConfig(Settings):
     @property
     def chooses_first(self) -> bool:
         """Whether entries are chosen before local training, so that its steps write only them."""
-        return self.sparse_step and self.rule != "dense"
+        return self.sparse_step and not self.keeps_all
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the rule leaves nothing out."""
+        return self.rule == KEEPS_ALL
 
     @property
     def has_price(self) -> bool:

@@ -321,7 +321,7 @@ def _downlink_of(setup: Setup, shapes: Mapping[str, tuple[int, ...]], plan: Plan
     if way == "dense":
         return None
     choose = None
-    if way == "selected" and config.rule != "dense":
+    if way == "selected" and not config.keeps_all:
         choose = DownlinkChoice(setup, None if plan is None else plan.entries_j)
     return Downlink(shapes, config.value_bits, choose=choose, initial=setup.initial_digest())
 

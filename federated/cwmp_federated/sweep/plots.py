@@ -9,7 +9,7 @@ from typing import Any
 
 from cwmp_costmodels.report.draw import plain
 from cwmp_federated.sweep.frontier import interval
-from cwmp_federated.sweep.report import banners, variant
+from cwmp_federated.sweep.report import banners, keeping_all, variant, within_joules
 from cwmp_federated.sweep.runs import Point
 
 STYLES = {
@@ -43,10 +43,8 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    groups = _groups(
-        [p for p in points if not p["config"]["budget"].startswith("k=") and p["config"]["rule"] != "dense"]
-    )
-    dense = [p["accuracy"] for p in points if p["config"]["rule"] == "dense"]
+    groups = _groups(within_joules(points))
+    dense = [p["accuracy"] for p in keeping_all(points)]
     figure, axes = plt.subplots(
         2, 2, figsize=(11.0, 6.4), sharex="col", sharey="row", height_ratios=(3, 1.4), layout="constrained"
     )

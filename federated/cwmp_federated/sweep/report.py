@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from cwmp_federated.records.config import KEEPS_ALL
 from cwmp_federated.records.ledger import CAUSES, REFUSED, share_of
 from cwmp_federated.sweep.frontier import (
     RulesCompared,
@@ -28,8 +29,18 @@ TARGETS = 5
 def variant(point: Point) -> str:
     """Return what a point is called: its rule, and `no feedback` where the rule sends part and forgets the rest."""
     config = point["config"]
-    bare = not config["error_feedback"] and config["rule"] != "dense"
+    bare = not config["error_feedback"] and config["rule"] != KEEPS_ALL
     return f"{config['rule']} (no feedback)" if bare else str(config["rule"])
+
+
+def within_joules(points: Sequence[Point]) -> list[Point]:
+    """Return the points of rules that choose within a budget of joules."""
+    return [p for p in points if not p["config"]["budget"].startswith("k=") and p["config"]["rule"] != KEEPS_ALL]
+
+
+def keeping_all(points: Sequence[Point]) -> list[Point]:
+    """Return the points of the rule that leaves nothing out."""
+    return [p for p in points if p["config"]["rule"] == KEEPS_ALL]
 
 
 def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
@@ -39,9 +50,9 @@ def analyse(points: Sequence[Point], *, reference: str = "top-k") -> Json:
         points: Points of the sweep.
         reference: Rule that the others are compared with.
     """
-    energy = [p for p in points if not p["config"]["budget"].startswith("k=") and p["config"]["rule"] != "dense"]
+    energy = within_joules(points)
     counted = [p for p in points if p["config"]["budget"].startswith("k=")]
-    dense = [p for p in points if p["config"]["rule"] == "dense"]
+    dense = keeping_all(points)
     curves = _curves(energy)
     comparisons = {}
     for name in curves:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cwmp_federated.errors import FederatedError
-from cwmp_federated.records.config import RunConfig
+from cwmp_federated.records.config import KEEPS_ALL, RunConfig
 
 POINTS = "points.jsonl"
 Point = dict[str, Any]
@@ -52,7 +52,7 @@ class Sweep:
                         config = self.base.with_changes(rule=rule, budget=budget, seed=seed, error_feedback=feedback)
                         runs[config.identity()] = config
             if self.dense:
-                config = self.base.with_changes(rule="dense", budget="100%", seed=seed, error_feedback=False)
+                config = self.base.with_changes(rule=KEEPS_ALL, budget="100%", seed=seed, error_feedback=False)
                 runs[config.identity()] = config
         return list(runs.values())
 

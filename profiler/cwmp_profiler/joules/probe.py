@@ -10,12 +10,12 @@ itself takes to reach full power, so an averaging window measured here is an upp
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cwmp_profiler.clock import RealClock
 from cwmp_profiler.joules.edges import UpdatePeriod, poll_period_s, update_period
 from cwmp_profiler.meters.base import Meter, Rail, Reading
 from cwmp_profiler.meters.bounds import refuse_nonsense
@@ -121,7 +121,7 @@ def cpu_load() -> Iterator[None]:
     import numpy as np
 
     matrix = np.random.default_rng(0).standard_normal((512, 512))
-    with _repeat(lambda: matrix @ matrix):
+    with RealClock().every(0.0, lambda: matrix @ matrix):
         yield
 
 
@@ -139,25 +139,8 @@ def cuda_load(device: str = "cuda") -> Iterator[None]:
         torch.cuda.synchronize(device)
 
     work()
-    with _repeat(work):
+    with RealClock().every(0.0, work):
         yield
-
-
-@contextmanager
-def _repeat(work: Callable[[], object]) -> Iterator[None]:
-    stop = threading.Event()
-
-    def loop() -> None:
-        while not stop.is_set():
-            work()
-
-    thread = threading.Thread(target=loop, name="cwmp-load", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _watch(meter: Meter, duration_s: float, pause: float, cost: list[float]) -> list[Reading]:
