@@ -23,7 +23,9 @@ TRAIN_ONLY = {"total_budget"}
 def options_of(verb):
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
-    return {param.name: param for param in group.commands[verb].params}
+    command = group.get_command(click.Context(group), verb)
+    assert command is not None
+    return {param.name: param for param in command.params}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
