@@ -6,7 +6,7 @@ Three sorts, each at several strengths: cache knees (traffic costs more near a l
 device throttles during the session and runs slower), and DRAM whose cost per byte depends on how busy it is. Printed: the verdict, the
 model's error at points as the lack-of-fit test finds it, held-out error, and the worst error of a coefficient that is still
 called identified. Then causes by name: throttling, two clocks, a power cap, memory that gets dearer with size, other work beside, each
-named by its own name and nothing else, and nothing on the unbent device; a meter's gain, which no reading of its own shows, is
+named by its own name and nothing else, and nothing on the unbent device; a meter's slope, which no reading of its own shows, is
 named as unknown by `check`. Wanted: no strong misfit is called good, none of the unbent devices is called bad, causes as said.
 
 A last table shows why update windows stay out of the main fit: coefficients with and without them, on a device whose updates
@@ -206,9 +206,11 @@ def named(truth: Profile, seeds: int, folder: Path) -> bool:
     header = session.header.model_copy(
         update={"meter": session.header.meter.model_copy(update={"provenance": Provenance.MEASURED})}
     )
-    gain = [finding.code for finding in check_session(replace(session, header=header)).findings]
-    ok &= "gain-unknown" in gain
-    print(f"  meter gain           any  no reading shows it; check names that it is unknown: {'gain-unknown' in gain}")
+    slope = [finding.code for finding in check_session(replace(session, header=header)).findings]
+    ok &= "slope-unknown" in slope
+    print(
+        f"  meter slope           any  no reading shows it; check names that it is unknown: {'slope-unknown' in slope}"
+    )
     return ok
 
 

@@ -33,7 +33,7 @@ from cwmp_costmodels.fit.bootstrap import fit_linear
 from cwmp_costmodels.fit.diagnostics import work_of
 from cwmp_costmodels.fit.samples import Samples
 from cwmp_costmodels.fit.sessions import fit_sessions
-from cwmp_costmodels.profile.calibrated import fit_gain
+from cwmp_costmodels.profile.calibrated import fit_slope
 from cwmp_costmodels.profile.files import save_profile, write_atomic
 from cwmp_costmodels.profile.schema import Coefficient, Profile
 from cwmp_profiler.calibration.lag import align
@@ -310,12 +310,12 @@ def calibrations(run: Run) -> Iterator[Line]:
             "{occ_power_system_bulk.0.direct_sample}:W",
             "{taurus.taurusml5.ps0.power} + {taurus.taurusml5.ps1.power}:W",
         )
-        found = fit_gain(read_pairs(table, *sides))
-        low, high = (found.offset_low_w, found.offset_high_w), (found.gain_low, found.gain_high)
-        good = abs(found.gain / OCC_LINE[1] - 1) < 0.01 and abs(found.offset_w - OCC_LINE[0]) < 5
+        found = fit_slope(read_pairs(table, *sides))
+        low, high = (found.offset_low_w, found.offset_high_w), (found.slope_low, found.slope_high)
+        good = abs(found.slope / OCC_LINE[1] - 1) < 0.01 and abs(found.offset_w - OCC_LINE[0]) < 5
         yield Line(
-            "POWER9 supplies = offset + gain x controller",
-            f"{found.offset_w:.1f} W ({low[0]:.1f} to {low[1]:.1f}) + {found.gain:.4f} ({high[0]:.4f} to {high[1]:.4f})",
+            "POWER9 supplies = offset + slope x controller",
+            f"{found.offset_w:.1f} W ({low[0]:.1f} to {low[1]:.1f}) + {found.slope:.4f} ({high[0]:.4f} to {high[1]:.4f})",
             f"{OCC_LINE[0]} W + {OCC_LINE[1]}",
             good,
         )
@@ -327,7 +327,7 @@ def calibrations(run: Run) -> Iterator[Line]:
 
 def _against_external(folder: Path, internal: Trace) -> Line:
     """Lay a GPU's own log over the external meter's trace, as 'calibrate --log' does."""
-    name = f"{folder.parent.name}/{folder.name}: external = offset + gain x sensor"
+    name = f"{folder.parent.name}/{folder.name}: external = offset + slope x sensor"
     seen, pulses = pmd(folder), folder.parent.name == "5050"
     theirs = (
         "pulses of 50 ms, which the sensor's 100 ms cannot follow: to be refused"
@@ -342,12 +342,12 @@ def _against_external(folder: Path, internal: Trace) -> Line:
     try:
         windows = log_windows(covered, 5.0, reference_interval_s=2e-4, shift_s=-zone_s)
         laid, alignment = align(seen, windows, max_lag_s=3.0)
-        found = fit_gain([(one.load, one.read_w, one.reference_w) for one in laid if one.reference_w is not None])
+        found = fit_slope([(one.load, one.read_w, one.reference_w) for one in laid if one.reference_w is not None])
     except (MeterError, FitError) as error:
         return Line(name, f"refused: {str(error).partition(';')[0]}", theirs, pulses)
     return Line(
         name,
-        f"{found.offset_w:+.1f} W + {found.gain:.3f} ({found.gain_low:.3f} to {found.gain_high:.3f}); correlation {alignment.correlation:.3f}",
+        f"{found.offset_w:+.1f} W + {found.slope:.3f} ({found.slope_low:.3f} to {found.slope_high:.3f}); correlation {alignment.correlation:.3f}",
         theirs,
         not pulses,
     )

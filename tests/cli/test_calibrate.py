@@ -7,7 +7,7 @@ import pytest
 from cwmp_cli.app import main
 from cwmp_costmodels.profile.files import load_profile, save_profile
 from cwmp_profiler.calibration.loads_file import read_loads
-from cwmp_profiler.devices.simulated_wall import GAIN, OFFSET_W
+from cwmp_profiler.devices.simulated_wall import OFFSET_W, SLOPE
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def profile(tmp_path):
 SIMULATED = ("--device", "simulated")
 
 
-def test_a_second_meter_gives_gain_and_offset_and_the_profile_keeps_them(profile, capsys):
+def test_a_second_meter_gives_slope_and_offset_and_the_profile_keeps_them(profile, capsys):
     before = load_profile(profile)
     assert main(["calibrate", str(profile), *SIMULATED, "--reference", "simulated"]) == 0
     told = capsys.readouterr()
     assert told.out.splitlines()[0].split()[:2] == ["load", "windows"]
     assert told.out.splitlines()[-1].startswith("simulated-wall = ")
     meter = load_profile(profile).meter
-    assert meter.gain.low <= GAIN <= meter.gain.high
+    assert meter.slope.low <= SLOPE <= meter.slope.high
     assert meter.offset_low_w <= OFFSET_W <= meter.offset_high_w
     assert meter.reference == "simulated-wall"
     assert load_profile(profile).coefficients == before.coefficients
@@ -36,10 +36,10 @@ def test_json_and_another_file(profile, tmp_path, capsys):
     text = profile.read_text()
     assert main(["calibrate", str(profile), *SIMULATED, "--reference", "simulated", "-o", str(other), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data["gain_low"] < data["gain"] < data["gain_high"]
+    assert data["slope_low"] < data["slope"] < data["slope_high"]
     assert len(data["loads"]) == 7
     assert profile.read_text() == text
-    assert load_profile(other).meter.gain.value == data["gain"]
+    assert load_profile(other).meter.slope.value == data["slope"]
 
 
 def test_an_instruments_file_is_laid_over_the_recorded_loads(profile, tmp_path, capsys):
@@ -56,7 +56,7 @@ def test_an_instruments_file_is_laid_over_the_recorded_loads(profile, tmp_path, 
     assert main(["calibrate", str(profile), "--loads", str(loads), "--csv", str(csv), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["alignment"]["lag_s"] == pytest.approx(12.5, abs=0.2)
-    assert data["gain"] == pytest.approx(1.2, rel=0.01)
+    assert data["slope"] == pytest.approx(1.2, rel=0.01)
     assert data["reference"] == "wall.csv"
     assert load_profile(profile).meter.reference == "wall.csv"
 
@@ -86,4 +86,4 @@ def test_refusals_in_one_line(profile, tmp_path, capsys):
     assert main(["calibrate", str(gpu), *SIMULATED, "--truth", "simulated-gpu", "--reference", "simulated"]) == 0
     capsys.readouterr()
     assert "calibrate the profile's own meter" in line(str(gpu), "--loads", str(loads), "--csv", str(loads))
-    assert load_profile(profile).meter.gain is None
+    assert load_profile(profile).meter.slope is None

@@ -58,19 +58,19 @@ def test_what_is_no_session_is_refused_in_one_line(tmp_path, capsys):
     assert "line 1 is not JSON" in capsys.readouterr().err
 
 
-def test_a_calibrated_profile_of_the_same_meter_answers_for_the_gain(session, tmp_path, capsys):
+def test_a_calibrated_profile_of_the_same_meter_answers_for_the_slope(session, tmp_path, capsys):
     rewrite(session, lambda index, data: index or data["meter"].update(provenance="measured"))
     assert main(["check", str(session)]) == 0
-    assert "gain-unknown" in capsys.readouterr().out
+    assert "slope-unknown" in capsys.readouterr().out
     profile = load_profile("simulated-board")
     path = save_profile(profile, tmp_path / "p.json")
     assert main(["check", str(session), "--profile", str(path)]) == 1
-    assert "knows no gain" in capsys.readouterr().err
-    gain = Coefficient(value=1.1, low=1.05, high=1.15, unit="1", status="identified")
-    meter = profile.meter.model_copy(update={"gain": gain, "reference": "wall"})
+    assert "knows no slope" in capsys.readouterr().err
+    slope = Coefficient(value=1.1, low=1.05, high=1.15, unit="1", status="identified")
+    meter = profile.meter.model_copy(update={"slope": slope, "reference": "wall"})
     save_profile(profile.model_copy(update={"meter": meter}), path)
     assert main(["check", str(session), "--profile", str(path)]) == 0
-    assert "gain-unknown" not in capsys.readouterr().out
+    assert "slope-unknown" not in capsys.readouterr().out
     other = save_profile(load_profile("simulated-gpu"), tmp_path / "gpu.json")
     assert main(["check", str(session), "--profile", str(other)]) == 1
     assert "give a profile of the same device and meter" in capsys.readouterr().err

@@ -54,27 +54,27 @@ def test_what_a_meter_cannot_tell_is_no_zero(capsys, tmp_path):
     assert "<td>0 J/B" not in report_html(estimated)
 
 
-def test_the_meters_gain_is_shown_or_called_unknown(capsys, tmp_path):
+def test_the_meters_slope_is_shown_or_called_unknown(capsys, tmp_path):
     from cwmp_costmodels.profile.schema import Coefficient, RailBlock
 
     profile = load_profile("simulated-board")
     meter = profile.meter.model_copy(update={"rails": [RailBlock(name="board", kind="board")]})
     path = save_profile(profile.model_copy(update={"meter": meter}), tmp_path / "p.json")
     assert main(["show", str(path)]) == 0
-    assert "gain unknown" in capsys.readouterr().out
-    gain = Coefficient(value=1.0761, low=1.0662, high=1.0849, unit="1", status="identified")
-    known = {"gain": gain, "offset_w": 0.614, "offset_low_w": 0.5, "offset_high_w": 0.71, "reference": "wall"}
+    assert "slope unknown" in capsys.readouterr().out
+    slope = Coefficient(value=1.0761, low=1.0662, high=1.0849, unit="1", status="identified")
+    known = {"slope": slope, "offset_w": 0.614, "offset_low_w": 0.5, "offset_high_w": 0.71, "reference": "wall"}
     path = save_profile(profile.model_copy(update={"meter": meter.model_copy(update=known)}), tmp_path / "q.json")
     assert main(["show", str(path)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert (
-        "meter gain 1.076 (1.066 to 1.085), offset 0.614 W (0.5 to 0.71) against wall; joules are as the meter" in told
+        "meter slope 1.076 (1.066 to 1.085), offset 0.614 W (0.5 to 0.71) against wall; joules are as the meter" in told
     )
 
 
-def test_where_nothing_was_read_no_gain_is_missed(capsys):
+def test_where_nothing_was_read_no_slope_is_missed(capsys):
     assert main(["show", "dram-hbm2"]) == 0
-    assert "gain unknown" not in capsys.readouterr().out
+    assert "slope unknown" not in capsys.readouterr().out
 
 
 def test_json_is_the_profile(capsys):

@@ -67,7 +67,7 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
     ]
     sure = costs.interval_j({name: costs.numel(name) for name in costs.names()})
     if sure.holds:
-        reading = "" if "gain" in sure.holds else "; the gain of the meter is not known and not in it"
+        reading = "" if "slope" in sure.holds else "; the slope of the meter is not known and not in it"
         lines.append(
             f"sure to     {si(sure.low_j, 'J')} to {si(sure.high_j, 'J')} for the device's part of that (95%: {', '.join(sure.holds)}{reading})"
         )

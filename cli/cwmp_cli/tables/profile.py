@@ -39,7 +39,7 @@ def heading(profile: Profile) -> list[Any]:
     lines.append(Text(f"meter   {profile.meter.name} ({profile.meter.provenance}){': ' + rails if rails else ''}"))
     calibration = profile.meter.calibration()
     if calibration is not None:
-        lines.append(Text(f"        {calibration}", style="" if profile.meter.gain else "yellow"))
+        lines.append(Text(f"        {calibration}", style="" if profile.meter.slope else "yellow"))
     lines.extend(Text(f"        {note}", style="dim") for note in profile.meter.notes)
     lines.append(Text(f"made    {profile.created} by {profile.tool}", style="dim"))
     return lines

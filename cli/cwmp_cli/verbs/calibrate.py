@@ -1,4 +1,4 @@
-"""Verb `calibrate`: gain and offset of a profile's meter against a reference, read at once or from an instrument's CSV file."""
+"""Verb `calibrate`: slope and offset of a profile's meter against a reference, read at once or from an instrument's CSV file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def calibrate(
     profile: Annotated[
-        str, typer.Argument(metavar="PROFILE", help="Profile that gets gain and offset.", show_default=False)
+        str, typer.Argument(metavar="PROFILE", help="Profile that gets slope and offset.", show_default=False)
     ],
     reference: Annotated[
         str | None,
@@ -93,7 +93,7 @@ def calibrate(
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Calibrate a profile's meter against a better one: gain and offset with 95% intervals, stored in the profile.
+    """Calibrate a profile's meter against a better one: slope and offset with 95% intervals, stored in the profile.
 
     Two meters on this machine: --reference METER. An external instrument: start its logging, --record LOADS, stop it, and
     then --loads LOADS --csv FILE. Recorded by others: --pairs TABLE, or --log FILE --csv FILE. The profile's joules stay as the
@@ -101,7 +101,7 @@ def calibrate(
 
     [bold]Example:[/bold] cwmp-profile calibrate this-pc.json --reference joulescope
     """
-    from cwmp_costmodels.profile.calibrated import fit_gain, with_calibration
+    from cwmp_costmodels.profile.calibrated import fit_slope, with_calibration
     from cwmp_costmodels.profile.files import load_profile, refined_target, save_profile
     from cwmp_profiler.calibration.readings import measured_pairs
 
@@ -142,7 +142,7 @@ def calibrate(
         if as_json:
             print_json({"loads": str(record), "windows": len(windows)})
         return
-    result = fit_gain(readings if readings is not None else measured_pairs(windows))
+    result = fit_slope(readings if readings is not None else measured_pairs(windows))
     save_profile(with_calibration(found, result, against), target)
     if as_json:
         lag = (
@@ -367,8 +367,8 @@ def _show(result: Calibration, meter: str, against: str, alignment: Alignment | 
             f"{alignment.correlation:.3f}), {alignment.left_out} windows left out for gaps"
         )
     console.print(
-        f"{against} = {result.offset_w:.3g} W ({result.offset_low_w:.3g} to {result.offset_high_w:.3g}) + {result.gain:.4f} "
-        f"({result.gain_low:.4f} to {result.gain_high:.4f}) x {meter}",
+        f"{against} = {result.offset_w:.3g} W ({result.offset_low_w:.3g} to {result.offset_high_w:.3g}) + {result.slope:.4f} "
+        f"({result.slope_low:.4f} to {result.slope_high:.4f}) x {meter}",
         markup=False,
     )
     err().print(f"stored in {target}; its joules stay as {meter} read them", markup=False)

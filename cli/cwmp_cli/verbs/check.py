@@ -24,7 +24,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Measurements file.", show_default=False)],
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="PROFILE", help="Profile that knows the meter's gain (see 'calibrate')."),
+        typer.Option("--profile", metavar="PROFILE", help="Profile that knows the meter's slope (see 'calibrate')."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Name every window and point concerned.")] = False,
     rail: Rails = None,
@@ -82,8 +82,8 @@ def _reference(source: str, found: Measurements) -> str | None:
             f"profile {source} is of meter {theirs[0]} on {theirs[1]}, {found.path} of meter {mine[0]} on {mine[1]}; give a profile "
             "of the same device and meter"
         )
-    if profile.meter.gain is None:
-        raise ProfileError(f"profile {source} knows no gain; calibrate it with 'cwmp-profile calibrate {source}'")
+    if profile.meter.slope is None:
+        raise ProfileError(f"profile {source} knows no slope; calibrate it with 'cwmp-profile calibrate {source}'")
     return profile.meter.reference or "a reference"
 
 

@@ -1,4 +1,4 @@
-"""How sure joules of kept entries are: intervals of the coefficients, what the fit leaves on work it never saw, and the meter's gain."""
+"""How sure joules of kept entries are: intervals of the coefficients, what the fit leaves on work it never saw, and the meter's slope."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interval(NamedTuple):
         value_j: As the meter that made the profile reads them.
         low_j: Lower end, in joules of the reference where the meter was calibrated.
         high_j: Upper end.
-        holds: What the interval holds: `coefficients`, `held-out error`, `gain`.
+        holds: What the interval holds: `coefficients`, `held-out error`, `slope`.
     """
 
     value_j: float
@@ -33,7 +33,7 @@ def interval_j(profile: Profile, layers: Mapping[str, LayerCost], kept: Mapping[
     """Return the joules of kept entries on the device, with what is known of their error.
 
     Coefficients err independently of each other here (the fit's own correlations are not kept in a profile); what the fit misses on
-    work it never saw is common to all of it, and so is the gain of the meter.
+    work it never saw is common to all of it, and so is the slope of the meter.
 
     Args:
         profile: Device profile.
@@ -51,8 +51,8 @@ def interval_j(profile: Profile, layers: Mapping[str, LayerCost], kept: Mapping[
     if value == 0:
         return Interval(0.0, 0.0, 0.0, ())
     relative, holds = relative_error(profile, {origin: (both[0], both[1]) for origin, both in sources.items()})
-    gain = profile.meter.gain
-    middle = value * (1.0 if gain is None else gain.value)
+    slope = profile.meter.slope
+    middle = value * (1.0 if slope is None else slope.value)
     return Interval(value, max(middle * (1 - relative), 0.0), middle * (1 + relative), holds)
 
 
@@ -80,10 +80,10 @@ def relative_error(profile: Profile, sources: Mapping[str, tuple[float, float]])
         squares.append((TO_95 * profile.fit.held_out_energy_error * value) ** 2)
         holds.append("held-out error")
     relative = math.sqrt(math.fsum(squares)) / value
-    gain = profile.meter.gain
-    if gain is not None:
-        holds.append("gain")
-        relative = math.hypot(relative, _relative(gain))
+    slope = profile.meter.slope
+    if slope is not None:
+        holds.append("slope")
+        relative = math.hypot(relative, _relative(slope))
     return relative, tuple(holds)
 
 

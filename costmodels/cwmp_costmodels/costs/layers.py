@@ -206,7 +206,7 @@ class LayerCosts(Shown):
         return total
 
     def interval_j(self, kept: Mapping[str, int]) -> Interval:
-        """Return the device's joules of kept entries with a 95% interval: coefficients, held-out error, gain of the meter."""
+        """Return the device's joules of kept entries with a 95% interval: coefficients, held-out error, slope of the meter."""
         return interval_j(self.profile, self.layers, kept)
 
     def always_j(self) -> dict[str, float]:

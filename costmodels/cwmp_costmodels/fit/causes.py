@@ -8,7 +8,7 @@ A verdict says that the model does not hold; these tests say why, each from the 
 - superlinear memory: the same streaming work takes more per byte the larger its set, far outside of the caches;
 - background work: some windows take more time, and more joules, than their repeats, and hardly any take less.
 
-A gain of the meter leaves no mark in its own readings; `check` says whether it is known.
+A slope of the meter leaves no mark in its own readings; `check` says whether it is known.
 """
 
 from __future__ import annotations

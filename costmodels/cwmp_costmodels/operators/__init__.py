@@ -16,7 +16,7 @@ How to use it:
     samples = [sample_of(operator, device, value, noise=0.03, block="resnet-like-7"), ...]    # joules, or seconds
     models = {family: fit_family(own) for family, own in by_family(samples).items()}
     one = models["conv"].predict(sample_of(operator, device))       # .value .low .high .outside (why no claim is made)
-    whole = predict_step([(sample, times), ...], models, gain=0.02)  # .value .low .high .outside_share .outside
+    whole = predict_step([(sample, times), ...], models, slope=0.02)  # .value .low .high .outside_share .outside
 
 A block is what is held out together: readings that resemble each other (the layers of one model, one shape at several distances) share
 one. `outside` is empty where every feature lies within what was measured of that family.

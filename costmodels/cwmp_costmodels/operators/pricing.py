@@ -67,7 +67,7 @@ class StepCost:
         low_s: Lower end of the interval.
         high_s: Upper end.
         energy_j: Joules, static power included.
-        low_j: Lower end, meter gain included.
+        low_j: Lower end, meter slope included.
         high_j: Upper end.
         parts: Its operators.
         beside_s: Seconds of calls and views.
@@ -170,8 +170,8 @@ class OperatorPrices:
         outside = math.fsum(part.seconds * part.runs for part in parts if part.outside) / seconds if seconds else 0.0
         others_w = self._static_w + self._other_dynamic_w(parts, work)
         energy = math.fsum(part.seconds * part.runs * part.power_w for part in parts) + (beside + faults) * others_w
-        gain = self._gain()
-        half_j = math.hypot(half, gain)
+        slope = self._slope()
+        half_j = math.hypot(half, slope)
         return StepCost(
             seconds=seconds,
             low_s=seconds * math.exp(-half),
@@ -278,12 +278,12 @@ class OperatorPrices:
         # Blocks that were all predicted to the last digit promise no such thing of the next.
         return max(quantile(scores) * scale, LEAST), []
 
-    def _gain(self) -> float:
-        """Return the relative half-width of the meter's gain; 0 where it is unknown (and said so beside the meter)."""
-        gain = self.profile.meter.gain
-        if gain is None or gain.low is None or gain.high is None or not gain.value:
+    def _slope(self) -> float:
+        """Return the relative half-width of the meter's slope; 0 where it is unknown (and said so beside the meter)."""
+        slope = self.profile.meter.slope
+        if slope is None or slope.low is None or slope.high is None or not slope.value:
             return 0.0
-        return (gain.high - gain.low) / 2 / gain.value
+        return (slope.high - slope.low) / 2 / slope.value
 
 
 def _apart(first: Operator, second: Operator) -> float:

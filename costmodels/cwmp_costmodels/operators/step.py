@@ -35,14 +35,14 @@ class StepPrediction:
 
 
 def predict_step(
-    operators: Iterable[tuple[Sample, float]], models: Mapping[str, FamilyModel], *, gain: float = 0.0
+    operators: Iterable[tuple[Sample, float]], models: Mapping[str, FamilyModel], *, slope: float = 0.0
 ) -> StepPrediction:
     """Predict the sum over operators.
 
     Args:
         operators: Samples with how often each runs.
         models: Models by family.
-        gain: Relative 95% uncertainty of the meter's gain, common to everything; 0 for times.
+        slope: Relative 95% uncertainty of the meter's slope, common to everything; 0 for times.
     """
     total = outside_total = 0.0
     below: dict[str, list[float]] = {}
@@ -66,8 +66,8 @@ def predict_step(
                 outside[sample.label or sample.variant or family] = one.outside
     return StepPrediction(
         value=total,
-        low=max(total - math.hypot(_joined(below), gain * total), 0.0),
-        high=total + math.hypot(_joined(above), gain * total),
+        low=max(total - math.hypot(_joined(below), slope * total), 0.0),
+        high=total + math.hypot(_joined(above), slope * total),
         outside_share=outside_total / total if total else 0.0,
         outside=outside,
         unknown=tuple(unknown),

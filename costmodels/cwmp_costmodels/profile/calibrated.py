@@ -1,6 +1,6 @@
-"""Gain and offset of a meter against a reference, with honest intervals, and a profile that carries them.
+"""Slope and offset of a meter against a reference, with honest intervals, and a profile that carries them.
 
-    reference_w = offset_w + gain * read_w
+    reference_w = offset_w + slope * read_w
 
 Both meters err, and what they see differs a little from load to load. So the loads count, not the windows: the line is the least
 squares line through the loads' means, with the noise within loads, which repeats show, taken out of its moments (errors in
@@ -25,10 +25,10 @@ LEAST_LOADS = 4
 LEAST_SPAN = 0.10
 """Least span of the loads' power, relative to the highest."""
 
-WIDEST_GAIN = 0.25
-"""Widest half interval of a gain, relative to the gain, that is worth storing."""
+WIDEST_SLOPE = 0.25
+"""Widest half interval of a slope, relative to the slope, that is worth storing."""
 
-COARSE_GAIN = 0.05
+COARSE_SLOPE = 0.05
 LEAST_RELIABILITY = 0.8
 """Least share of the variance between loads that is no noise of the meter."""
 
@@ -54,12 +54,12 @@ class LoadMean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A meter's gain and offset against a reference, with 95% intervals.
+    """A meter's slope and offset against a reference, with 95% intervals.
 
     Attributes:
-        gain: Watts of the reference per watt read.
-        gain_low: Lower end.
-        gain_high: Upper end.
+        slope: Watts of the reference per watt read.
+        slope_low: Lower end.
+        slope_high: Upper end.
         offset_w: Watts of the reference at zero watts read.
         offset_low_w: Lower end.
         offset_high_w: Upper end.
@@ -68,9 +68,9 @@ class Calibration:
         loads: Means by load.
     """
 
-    gain: float
-    gain_low: float
-    gain_high: float
+    slope: float
+    slope_low: float
+    slope_high: float
     offset_w: float
     offset_low_w: float
     offset_high_w: float
@@ -83,17 +83,17 @@ class Calibration:
         return {**asdict(self), "loads": [asdict(load) for load in self.loads]}
 
 
-def fit_gain(windows: Sequence[tuple[str, float, float]]) -> Calibration:
-    """Fit gain and offset.
+def fit_slope(windows: Sequence[tuple[str, float, float]]) -> Calibration:
+    """Fit slope and offset.
 
     Args:
         windows: (load, watts read, watts of the reference) of each window; several windows per load show the noise.
 
     Returns:
-        Gain and offset with 95% intervals.
+        Slope and offset with 95% intervals.
 
     Raises:
-        FitError: If loads are too few, span too little power, drown in noise, or leave the gain uncertain.
+        FitError: If loads are too few, span too little power, drown in noise, or leave the slope uncertain.
     """
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for load, read, reference in windows:
@@ -105,7 +105,7 @@ def fit_gain(windows: Sequence[tuple[str, float, float]]) -> Calibration:
     span = float(x.max() - x.min())
     if span < LEAST_SPAN * float(x.max()):
         raise FitError(
-            f"the loads span only {x.min():.3g} to {x.max():.3g} W on the meter, under {LEAST_SPAN:.0%} of the highest; a gain needs "
+            f"the loads span only {x.min():.3g} to {x.max():.3g} W on the meter, under {LEAST_SPAN:.0%} of the highest; a slope needs "
             "loads from rest to full power: end what keeps the machine busy, or raise the load"
         )
     noise_xx, noise_xy = _noise(groups)
@@ -118,23 +118,23 @@ def fit_gain(windows: Sequence[tuple[str, float, float]]) -> Calibration:
             f"the meter's noise hides the loads ({1 - reliability:.0%} of what tells them apart); use longer windows (--window-s) or "
             "more --rounds"
         )
-    gain = (float(dx @ dy) - noise_xy) / true
-    offset = float(y.mean() - gain * x.mean())
-    residuals = y - offset - gain * x
+    slope = (float(dx @ dy) - noise_xy) / true
+    offset = float(y.mean() - slope * x.mean())
+    residuals = y - offset - slope * x
     count = len(x)
     scatter = float(residuals @ residuals) / (count - 2)
     t = float(special.stdtrit(count - 2, 0.975))
-    gain_half = t * (scatter / true) ** 0.5
+    slope_half = t * (scatter / true) ** 0.5
     offset_half = t * (scatter * (1 / count + float(x.mean()) ** 2 / true)) ** 0.5
-    if gain <= 0 or gain_half > WIDEST_GAIN * gain:
+    if slope <= 0 or slope_half > WIDEST_SLOPE * slope:
         raise FitError(
-            f"the gain is {gain:.3g} +/- {gain_half:.2g}, too uncertain to be of use; do both meters see the same device? Then use longer "
+            f"the slope is {slope:.3g} +/- {slope_half:.2g}, too uncertain to be of use; do both meters see the same device? Then use longer "
             "windows (--window-s), more --rounds, and a quiet machine"
         )
     return Calibration(
-        gain=gain,
-        gain_low=gain - gain_half,
-        gain_high=gain + gain_half,
+        slope=slope,
+        slope_low=slope - slope_half,
+        slope_high=slope + slope_half,
         offset_w=offset,
         offset_low_w=offset - offset_half,
         offset_high_w=offset + offset_half,
@@ -165,26 +165,26 @@ def _noise(groups: dict[str, list[tuple[float, float]]]) -> tuple[float, float]:
 
 
 def with_calibration(profile: Profile, found: Calibration, reference: str) -> Profile:
-    """Return the profile with its meter's gain and offset; its joules stay as the meter read them.
+    """Return the profile with its meter's slope and offset; its joules stay as the meter read them.
 
     Args:
         profile: A profile made with the meter that was calibrated.
         found: The calibration.
         reference: Name of the reference.
     """
-    half = max(found.gain_high - found.gain, found.gain - found.gain_low)
-    gain = Coefficient(
-        value=found.gain,
-        low=max(found.gain_low, 0.0),
-        high=found.gain_high,
+    half = max(found.slope_high - found.slope, found.slope - found.slope_low)
+    slope = Coefficient(
+        value=found.slope,
+        low=max(found.slope_low, 0.0),
+        high=found.slope_high,
         unit="1",
-        status="coarse" if half > COARSE_GAIN * found.gain else "identified",
+        status="coarse" if half > COARSE_SLOPE * found.slope else "identified",
         remark=f"{len(found.loads)} loads, {sum(load.windows for load in found.loads)} windows, scatter {found.residual_w:.3g} W; "
         "joules in this profile are as the meter read them",
     )
     meter = profile.meter.model_copy(
         update={
-            "gain": gain,
+            "slope": slope,
             "offset_w": found.offset_w,
             "offset_low_w": found.offset_low_w,
             "offset_high_w": found.offset_high_w,

@@ -14,7 +14,15 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "schema_version": 2}
 
 
-STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 calls the `gain` of a meter its `slope`: a gain is what one rule's choice is worth over another's."""
+    meter = data.get("meter")
+    if isinstance(meter, dict) and "gain" in meter:
+        meter = {"slope" if key == "gain" else key: value for key, value in meter.items()}
+    return {**data, "schema_version": 3, **({} if meter is None else {"meter": meter})}
+
+
+STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """From version n to n+1; each returns a new object and leaves its argument alone."""
 
 

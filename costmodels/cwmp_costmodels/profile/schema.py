@@ -13,7 +13,7 @@ from cwmp_profiler.provenance import Provenance
 from cwmp_profiler.si_prefixes import si
 from cwmp_profiler.strict import RECORD, AtLeastOne, Count, Finite, NonNegative, Positive
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Status = Literal["identified", "coarse", "at bound", "not identified", "literature", "given"]
@@ -102,26 +102,26 @@ class MeterBlock(_Model):
     provenance: Provenance
     rails: list[RailBlock] = []
     notes: list[str] = []
-    gain: Coefficient | None = None
+    slope: Coefficient | None = None
     """Reference joules per joule read; None if unknown."""
     offset_w: Finite | None = None
     """Watts of the reference at zero watts read."""
     offset_low_w: Finite | None = None
     offset_high_w: Finite | None = None
     reference: str | None = None
-    """Meter that gain and offset are against."""
+    """Meter that slope and offset are against."""
 
     def calibration(self) -> str | None:
-        """Return gain and offset in one line; None where no gain is known and none could be: nothing was read."""
-        if self.gain is None:
+        """Return slope and offset in one line; None where no slope is known and none could be: nothing was read."""
+        if self.slope is None:
             if not self.rails or self.provenance in {Provenance.ESTIMATED, Provenance.LITERATURE}:
                 return None
             if self.provenance is Provenance.PUBLISHED:
-                return "gain unknown: others read it, and it cannot be held against a better meter here"
-            return "gain unknown: never held against a better meter ('cwmp-profile calibrate')"
-        text = f"meter gain {self.gain.value:.4g}"
-        if self.gain.low is not None and self.gain.high is not None:
-            text += f" ({self.gain.low:.4g} to {self.gain.high:.4g})"
+                return "slope unknown: others read it, and it cannot be held against a better meter here"
+            return "slope unknown: never held against a better meter ('cwmp-profile calibrate')"
+        text = f"meter slope {self.slope.value:.4g}"
+        if self.slope.low is not None and self.slope.high is not None:
+            text += f" ({self.slope.low:.4g} to {self.slope.high:.4g})"
         if self.offset_w is not None:
             text += f", offset {self.offset_w:.3g} W"
             if self.offset_low_w is not None and self.offset_high_w is not None:

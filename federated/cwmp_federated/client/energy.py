@@ -271,8 +271,8 @@ class ClientEnergy:
         relative, holds = relative_error(self.profile, sources)
         if not holds:
             return None
-        gain = 1.0 if self.profile.meter.gain is None else self.profile.meter.gain.value
-        return Sure(max(gain * (1 - relative), 0.0), gain * (1 + relative), holds)
+        slope = 1.0 if self.profile.meter.slope is None else self.profile.meter.slope.value
+        return Sure(max(slope * (1 - relative), 0.0), slope * (1 + relative), holds)
 
     def report(self, work: Work) -> dict[str, float]:
         """Return the joules of a client's round by cause, their `total`, and `update`: the part that budgets on updates are about.

@@ -13,7 +13,7 @@ class Sure(NamedTuple):
     Attributes:
         low: Lower end of the 95% interval, over the profile's joules.
         high: Upper end.
-        holds: What the interval holds: `coefficients`, `held-out error`, `gain`.
+        holds: What the interval holds: `coefficients`, `held-out error`, `slope`.
     """
 
     low: float
@@ -24,7 +24,7 @@ class Sure(NamedTuple):
 def joined(parts: Iterable[tuple[float, Sure]]) -> tuple[float, float]:
     """Return the ends of the interval of a sum over profiles.
 
-    All that one profile prices errs alike (coefficients, what its fit misses, its meter's gain): half-widths add up over rounds
+    All that one profile prices errs alike (coefficients, what its fit misses, its meter's slope): half-widths add up over rounds
     and clients. Profiles err independently of each other: their half-widths add up in squares.
 
     Args:

@@ -18,7 +18,7 @@ from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
 from cwmp_federated.wire.keys import CAP, LAMBDA, STEPS
 
-GAIN, MOST_STEP = 0.5, 4.0
+EXPONENT, MOST_STEP = 0.5, 4.0
 """Power of spent over planned by which the price moves after a round, and the largest ratio that counts."""
 
 LARGEST_SHARE = 4.0
@@ -59,7 +59,7 @@ class Guard:
             meant_j = (plan.total_j * clients - spent_j) / contacts - other_j
             # Passes and bursts that cost more than was said take rounds at the end: entries may be a sliver of a round, and would not pay them.
             ratio = came_j / max(meant_j, plan.entries_j)
-            price *= min(max(ratio, 1 / MOST_STEP), MOST_STEP) ** GAIN
+            price *= min(max(ratio, 1 / MOST_STEP), MOST_STEP) ** EXPONENT
             spent_j += all_j
         return price
 

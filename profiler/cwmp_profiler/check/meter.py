@@ -61,9 +61,9 @@ def _standing(found: Measurements, calibrated: str | None) -> Iterator[Finding]:
         )
     elif meter.provenance is Provenance.MEASURED and calibrated is None:
         yield Finding(
-            code="gain-unknown",
+            code="slope-unknown",
             severity=Severity.NOTE,
-            what=f"the gain of meter {meter.name} is not known: absolute joules may be off by several percent, ratios less",
+            what=f"the slope of meter {meter.name} is not known: absolute joules may be off by several percent, ratios less",
             cure="'cwmp-profile calibrate' against a wall or bench meter; then check with --profile",
         )
 

@@ -1,4 +1,4 @@
-"""How sure costs are, by hand: coefficients in quadrature, held-out error and gain common to everything."""
+"""How sure costs are, by hand: coefficients in quadrature, held-out error and slope common to everything."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_coefficients_add_in_quadrature():
     assert found.holds == ("coefficients",)
 
 
-def test_a_gain_moves_and_widens_an_interval():
-    gain = Coefficient(value=1.2, low=1.08, high=1.32, unit="1", status="coarse")
-    found = layer_costs(profile({"dram_read": 0.03}, gain=gain), BIG).interval_j({"weight": 1_000_000})
-    assert found.holds == ("coefficients", "gain")
+def test_a_slope_moves_and_widens_an_interval():
+    slope = Coefficient(value=1.2, low=1.08, high=1.32, unit="1", status="coarse")
+    found = layer_costs(profile({"dram_read": 0.03}, slope=slope), BIG).interval_j({"weight": 1_000_000})
+    assert found.holds == ("coefficients", "slope")
     assert (found.low_j + found.high_j) / 2 == pytest.approx(1.2 * 12e6)
     assert found.high_j / (1.2 * 12e6) - 1 == pytest.approx(math.hypot(0.03 * 8 / 12, 0.1))
 

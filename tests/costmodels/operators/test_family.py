@@ -218,6 +218,6 @@ def test_a_step_is_the_sum_with_its_unknowns_named():
     assert set(step.outside) == {"mm 8192x64 64x64"}
     assert step.unknown == ("relu 10",)
     assert step.low < step.value < step.high
-    wide = predict_step([(known, 3)], models, gain=0.5)
+    wide = predict_step([(known, 3)], models, slope=0.5)
     narrow = predict_step([(known, 3)], models)
     assert wide.high - wide.value == pytest.approx(math.hypot(narrow.high - narrow.value, 0.5 * narrow.value))

@@ -145,9 +145,9 @@ def test_shapes_far_outside_of_those_measured_are_said(fitted):
     assert any("measured from" in why for whys in cost.outside().values() for why in whys)
 
 
-def test_the_meters_gain_widens_joules_and_not_seconds(fitted):
-    gain = Coefficient(value=1.0, low=0.9, high=1.1, unit="1", status="identified")
-    meter = fitted.meter.model_copy(update={"gain": gain, "reference": "better"})
+def test_the_meters_slope_widens_joules_and_not_seconds(fitted):
+    slope = Coefficient(value=1.0, low=0.9, high=1.1, unit="1", status="identified")
+    meter = fitted.meter.model_copy(update={"slope": slope, "reference": "better"})
     traced = trace(_net(112, 3, 48))
     plain = OperatorPrices(fitted).price(traced)
     wide = OperatorPrices(fitted.model_copy(update={"meter": meter})).price(traced)

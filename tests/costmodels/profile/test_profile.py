@@ -228,6 +228,17 @@ def test_the_published_schema_accepts_every_shipped_and_recorded_profile():
         jsonschema.validate(json.loads(path.read_text()), schema)
 
 
+def test_a_meters_gain_of_version_2_is_its_slope(tmp_path):
+    old = json.loads((RECORDED / "v2-fitted.json").read_text())
+    known = {"value": 1.1, "low": 1.0, "high": 1.2, "unit": "1", "status": "identified"}
+    old["meter"] |= {"gain": known, "offset_w": 0.5, "reference": "wall"}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    meter = load_profile(path).meter
+    assert meter.slope is not None
+    assert (meter.slope.value, meter.offset_w) == (1.1, 0.5)
+
+
 def test_a_profile_of_version_1_is_the_same_in_version_2_without_operators():
     old = json.loads((RECORDED / "v1-fitted.json").read_text())
     new = load_profile(RECORDED / "v1-fitted.json")

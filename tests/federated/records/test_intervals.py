@@ -45,20 +45,20 @@ def test_profiles_err_independently():
     assert (high - low) / 2 == pytest.approx(0.1 * math.sqrt(4))
 
 
-def test_the_interval_holds_a_gain_that_all_rounds_share():
-    """Truth: each profile's meter is off by one gain, drawn from what is known of it; sums over rounds hold the truth in 95%."""
+def test_the_interval_holds_a_slope_that_all_rounds_share():
+    """Truth: each profile's meter is off by one slope, drawn from what is known of it; sums over rounds hold the truth in 95%."""
     draw, held, runs = random.Random(0), 0, 2000
     for _ in range(runs):
-        gains = {name: draw.gauss(1.0, 0.1 / 1.96) for name in "ab"}
+        slopes = {name: draw.gauss(1.0, 0.1 / 1.96) for name in "ab"}
         ledger = Ledger(sure=dict.fromkeys("ab", TENTH))
         ledger.entries = [entry(number, 1 + number % 3, name) for number in range(1, 31) for name in "ab"]
         low, high = ledger.interval_j()
-        held += low <= sum(gains[one.profile] * one.total_j for one in ledger.entries) <= high
+        held += low <= sum(slopes[one.profile] * one.total_j for one in ledger.entries) <= high
     assert held / runs == pytest.approx(0.95, abs=0.015)
 
 
-def test_a_meters_known_gain_moves_the_middle():
-    ledger = Ledger(sure={"board": Sure(1.0, 1.2, ("gain",))}, entries=[entry(1, 10.0)])
+def test_a_meters_known_slope_moves_the_middle():
+    ledger = Ledger(sure={"board": Sure(1.0, 1.2, ("slope",))}, entries=[entry(1, 10.0)])
     assert ledger.interval_j() == pytest.approx((10.0, 12.0))
 
 
@@ -113,14 +113,14 @@ def test_a_run_carries_its_interval_everywhere(tmp_path):
     assert float(named["low_j"]) == told["low_j"]
 
 
-def test_a_wider_gain_of_the_meter_widens_the_interval(tmp_path):
+def test_a_wider_slope_of_the_meter_widens_the_interval(tmp_path):
     wide = {}
     for half in (0.01, 0.2):
         path = held_against_a_meter(tmp_path, half)
         sure = ClientEnergy(path, load_model("mlp"), torch.zeros(2, 1, 28, 28), RunConfig(profile=path)).sure()
         wide[half] = sure.high - sure.low
-        assert "gain" in sure.holds
-    # The profile is a truth: nothing but the gain is unsure of it.
+        assert "slope" in sure.holds
+    # The profile is a truth: nothing but the slope is unsure of it.
     assert wide == pytest.approx({half: 2 * half for half in wide})
 
 
@@ -130,8 +130,8 @@ def test_a_profile_that_tells_no_error_gives_no_interval():
 
 
 def held_against_a_meter(folder, half: float) -> str:
-    """Return the path of a profile whose meter's gain is known to within `half`."""
+    """Return the path of a profile whose meter's slope is known to within `half`."""
     base, path = load_profile("simulated-board"), folder / f"{half}.json"
-    gain = Coefficient(value=1.0, low=1 - half, high=1 + half, unit="1", status="identified")
-    save_profile(base.model_copy(update={"meter": base.meter.model_copy(update={"gain": gain})}), path)
+    slope = Coefficient(value=1.0, low=1 - half, high=1 + half, unit="1", status="identified")
+    save_profile(base.model_copy(update={"meter": base.meter.model_copy(update={"slope": slope})}), path)
     return str(path)

@@ -1,4 +1,4 @@
-"""Calibrating: known gain and offset are found within their intervals, and no damaged recording passes for a good one."""
+"""Calibrating: known slope and offset are found within their intervals, and no damaged recording passes for a good one."""
 
 import random
 from datetime import datetime, timezone
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cwmp_costmodels.errors import FitError
-from cwmp_costmodels.profile.calibrated import fit_gain, with_calibration
+from cwmp_costmodels.profile.calibrated import fit_slope, with_calibration
 from cwmp_costmodels.profile.files import load_profile, parse_profile
 from cwmp_costmodels.simulation.truth import physics_of
 from cwmp_profiler.calibration.instrument_csv import PowerTrace, read_power_csv
@@ -15,7 +15,7 @@ from cwmp_profiler.calibration.lag import align
 from cwmp_profiler.calibration.loads_file import read_loads
 from cwmp_profiler.calibration.readings import LoadWindow, default_loads, measured_pairs, record, sample_s, window_s
 from cwmp_profiler.devices.simulated import SimulatedDevice
-from cwmp_profiler.devices.simulated_wall import GAIN, OFFSET_W, SimulatedWall
+from cwmp_profiler.devices.simulated_wall import OFFSET_W, SLOPE, SimulatedWall
 from cwmp_profiler.errors import MeterError, SessionError
 from cwmp_profiler.meters.base import MeterContext
 from cwmp_profiler.meters.tdp import Factory as Tdp
@@ -34,25 +34,25 @@ def recorded(seed=0, reference=True, **options):
 
 
 def test_intervals_hold_the_truth_in_the_right_share_of_sessions():
-    """Two simulated meters, 60 seeds: 95% intervals of gain and offset hold the truth 52 times or more, and are narrow."""
-    inside = {"gain": 0, "offset": 0}
+    """Two simulated meters, 60 seeds: 95% intervals of slope and offset hold the truth 52 times or more, and are narrow."""
+    inside = {"slope": 0, "offset": 0}
     halves = []
     for seed in range(60):
-        found = fit_gain(measured_pairs(recorded(seed)))
-        inside["gain"] += found.gain_low <= GAIN <= found.gain_high
+        found = fit_slope(measured_pairs(recorded(seed)))
+        inside["slope"] += found.slope_low <= SLOPE <= found.slope_high
         inside["offset"] += found.offset_low_w <= OFFSET_W <= found.offset_high_w
-        halves.append((found.gain_high - found.gain_low) / 2)
+        halves.append((found.slope_high - found.slope_low) / 2)
     assert min(inside.values()) >= 52
     assert np.median(halves) < 0.05
 
 
-def pairs(draw, loads, rounds, noise_x, noise_y, mismatch=0.0, gain=1.2, offset=-3.0):
+def pairs(draw, loads, rounds, noise_x, noise_y, mismatch=0.0, slope=1.2, offset=-3.0):
     out = []
     for k in range(loads):
         truth, seen = 20.0 + 10.0 * k, draw.normal(0, mismatch)
         for _ in range(rounds):
             out.append(
-                (str(k), truth + draw.normal(0, noise_x), offset + gain * truth + seen + draw.normal(0, noise_y))
+                (str(k), truth + draw.normal(0, noise_x), offset + slope * truth + seen + draw.normal(0, noise_y))
             )
     return out
 
@@ -63,12 +63,12 @@ def test_the_regression_covers_with_noise_in_either_meter_and_loads_that_they_se
 ):
     """1000 draws each: coverage of the 95% intervals within 92% and 98%."""
     draw = np.random.default_rng(3)
-    found = [fit_gain(pairs(draw, 7, 3, noise_x, noise_y, mismatch)) for _ in range(1000)]
-    assert 0.92 <= np.mean([f.gain_low <= 1.2 <= f.gain_high for f in found]) <= 0.98
+    found = [fit_slope(pairs(draw, 7, 3, noise_x, noise_y, mismatch)) for _ in range(1000)]
+    assert 0.92 <= np.mean([f.slope_low <= 1.2 <= f.slope_high for f in found]) <= 0.98
     assert 0.92 <= np.mean([f.offset_low_w <= -3.0 <= f.offset_high_w for f in found]) <= 0.98
 
 
-def test_noise_of_the_meter_does_not_flatten_the_gain():
+def test_noise_of_the_meter_does_not_flatten_the_slope():
     """Plain least squares would give 1.2 times the reliability, here about 0.96; corrected moments give 1.2."""
     draw = np.random.default_rng(4)
     samples = [pairs(draw, 15, 3, 15.0, 0.5) for _ in range(400)]
@@ -77,7 +77,7 @@ def test_noise_of_the_meter_does_not_flatten_the_gain():
         means = {k: np.mean([row[1:] for row in sample if row[0] == k], axis=0) for k in {row[0] for row in sample}}
         x, y = np.array(list(means.values())).T
         plain.append(np.polyfit(x, y, 1)[0])
-    kept = [fit_gain(sample).gain for sample in samples]
+    kept = [fit_slope(sample).slope for sample in samples]
     assert np.mean(plain) < 1.17
     assert np.mean(kept) == pytest.approx(1.2, abs=0.012)
 
@@ -86,24 +86,24 @@ def test_a_calibration_that_would_say_nothing_is_refused():
     draw = np.random.default_rng(5)
     flat = [(str(k), 100 + 0.5 * k + draw.normal(0, 0.01), 90 + 0.5 * k) for k in range(6) for _ in range(3)]
     with pytest.raises(FitError, match="loads span only 100 to 102 W"):
-        fit_gain(flat)
+        fit_slope(flat)
     with pytest.raises(FitError, match="at least 4 loads, got 3"):
-        fit_gain(pairs(draw, 3, 3, 0.1, 0.1))
+        fit_slope(pairs(draw, 3, 3, 0.1, 0.1))
     with pytest.raises(FitError, match="too uncertain"):
-        fit_gain([(str(k), 10.0 + k, 50 + draw.normal(0, 5)) for k in range(7) for _ in range(3)])
+        fit_slope([(str(k), 10.0 + k, 50 + draw.normal(0, 5)) for k in range(7) for _ in range(3)])
     with pytest.raises(FitError, match="noise hides the loads"):
-        fit_gain(pairs(draw, 7, 3, 40.0, 1.0))
+        fit_slope(pairs(draw, 7, 3, 40.0, 1.0))
 
 
-def test_the_profile_keeps_gain_offset_and_reference_and_its_own_joules():
+def test_the_profile_keeps_slope_offset_and_reference_and_its_own_joules():
     profile = load_profile("simulated-board")
-    found = fit_gain(measured_pairs(recorded()))
+    found = fit_slope(measured_pairs(recorded()))
     after = with_calibration(profile, found, "wall")
     again = parse_profile(after.model_dump_json())
-    assert again.meter.gain.value == found.gain
+    assert again.meter.slope.value == found.slope
     assert (again.meter.offset_low_w, again.meter.offset_high_w) == (found.offset_low_w, found.offset_high_w)
     assert again.meter.reference == "wall"
-    assert again.meter.gain.status == "identified"
+    assert again.meter.slope.status == "identified"
     assert again.coefficients == profile.coefficients
 
 
@@ -140,7 +140,7 @@ def test_an_estimate_neither_calibrates_nor_is_calibrated():
             record(one, meter, reference)
 
 
-def instrument(windows, *, lag, noise=0.02, rate_hz=10.0, gain=1.1, offset=2.0, lead=20.0, gaps=(), seed=0):
+def instrument(windows, *, lag, noise=0.02, rate_hz=10.0, slope=1.1, offset=2.0, lead=20.0, gaps=(), seed=0):
     """Return an instrument's trace over loads: its own clock, noise and pauses; between loads it sees rest."""
     draw = random.Random(seed)
     rest = min(window.read_w for window in windows)
@@ -149,21 +149,21 @@ def instrument(windows, *, lag, noise=0.02, rate_hz=10.0, gain=1.1, offset=2.0, 
         power = next((window.read_w for window in windows if window.began_s <= t < window.end_s), rest)
         if not any(a <= t < b for a, b in gaps):
             times.append(t + lag)
-            powers.append((offset + gain * power) * (1 + draw.gauss(0, noise)))
+            powers.append((offset + slope * power) * (1 + draw.gauss(0, noise)))
         t += draw.uniform(0.9, 1.1) / rate_hz
     return PowerTrace(times_s=times, powers_w=powers, time_column="t", power_column="p")
 
 
 @pytest.mark.parametrize("lag", [-47.3, 0.0, 0.4, 88.8])
-def test_the_instruments_clock_is_found_and_its_gain_with_it(lag):
+def test_the_instruments_clock_is_found_and_its_slope_with_it(lag):
     windows = recorded(3, reference=False)
     covered, found = align(instrument(windows, lag=lag), windows)
     assert found.lag_s == pytest.approx(lag, abs=0.3)
     assert found.correlation > 0.95
     assert found.left_out == 0
-    result = fit_gain(measured_pairs(covered))
-    assert result.gain_low <= 1.1 <= result.gain_high
-    assert result.gain == pytest.approx(1.1, rel=0.03)
+    result = fit_slope(measured_pairs(covered))
+    assert result.slope_low <= 1.1 <= result.slope_high
+    assert result.slope == pytest.approx(1.1, rel=0.03)
     assert result.offset_low_w <= 2.0 <= result.offset_high_w
 
 
@@ -172,8 +172,8 @@ def test_intervals_from_an_instrument_hold_the_truth_in_the_right_share():
     for seed in range(40):
         windows = recorded(seed, reference=False)
         covered, _ = align(instrument(windows, lag=seed - 20.0, seed=seed), windows, max_lag_s=30.0)
-        result = fit_gain(measured_pairs(covered))
-        inside += result.gain_low <= 1.1 <= result.gain_high
+        result = fit_slope(measured_pairs(covered))
+        inside += result.slope_low <= 1.1 <= result.slope_high
     assert inside >= 34
 
 

@@ -218,9 +218,9 @@ def test_windows_are_held_against_the_meters_speed_averaging_and_unit(clean, tmp
     assert codes(verdict) == {code}
 
 
-def test_an_unknown_gain_is_a_note_of_measured_sessions_only(clean, tmp_path):
+def test_an_unknown_slope_is_a_note_of_measured_sessions_only(clean, tmp_path):
     measured = edited(clean, tmp_path / "m", header=rails())
-    assert finding(check_session(measured), "gain-unknown").severity is Severity.NOTE
+    assert finding(check_session(measured), "slope-unknown").severity is Severity.NOTE
     assert check_session(measured).trust is Trust.TRUSTWORTHY
     assert check_session(measured, calibrated="wall").findings == ()
 

@@ -12,7 +12,7 @@ from cwmp_profiler.imports.pairs import log_windows, read_pairs
 from cwmp_profiler.imports.traces import Trace
 from cwmp_profiler.provenance import Provenance
 
-OFFSET_W, GAIN = 144.0, 1.08
+OFFSET_W, SLOPE = 144.0, 1.08
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def supplies(path, rows=40, noise=3.0, seed=2):
     lines = ["kernel\tocc\tps0\tps1"]
     for number in range(rows):
         watts = draw.uniform(350, 900)
-        both = OFFSET_W + GAIN * watts + draw.gauss(0, noise)
+        both = OFFSET_W + SLOPE * watts + draw.gauss(0, noise)
         lines.append(f"k{number}\t{watts}\t{0.45 * both}\t{0.55 * both}")
     path.write_text("\n".join(lines))
     return path
@@ -57,7 +57,7 @@ def logs(folder, *, follows=True, seed=4):
     return folder / "smi.csv", folder / "pmd.csv"
 
 
-def test_pairs_give_gain_and_offset_of_a_published_meter(profile, tmp_path, capsys):
+def test_pairs_give_slope_and_offset_of_a_published_meter(profile, tmp_path, capsys):
     table = supplies(tmp_path / "t.tsv")
     call = [
         "calibrate",
@@ -71,10 +71,10 @@ def test_pairs_give_gain_and_offset_of_a_published_meter(profile, tmp_path, caps
     ]
     assert main([*call, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["gain_low"] <= GAIN <= found["gain_high"]
+    assert found["slope_low"] <= SLOPE <= found["slope_high"]
     assert found["offset_low_w"] <= OFFSET_W <= found["offset_high_w"]
     stored = load_profile(profile)
-    assert stored.meter.gain.value == found["gain"]
+    assert stored.meter.slope.value == found["slope"]
     assert stored.provenance is Provenance.PUBLISHED
 
 
@@ -96,7 +96,7 @@ def test_a_reference_that_saw_another_load_is_refused(profile, tmp_path, capsys)
         "ps0 + ps1:W",
     ]
     assert main(call) == 1
-    assert load_profile(profile).meter.gain is None
+    assert load_profile(profile).meter.slope is None
 
 
 def test_a_row_without_a_reading_is_an_error(tmp_path):
@@ -127,7 +127,7 @@ def test_a_log_is_laid_over_the_trace_of_an_external_meter_or_refused(profile, t
     if follows:
         assert status == 0, captured.err
         found = json.loads(captured.out)
-        assert found["gain"] == pytest.approx(1.05, abs=0.03)
+        assert found["slope"] == pytest.approx(1.05, abs=0.03)
         assert found["alignment"]["lag_s"] == pytest.approx(0.7, abs=0.1)
     else:
         assert status == 1

@@ -86,7 +86,7 @@ def test_a_check_finds_them_published_and_judges_no_drift(tmp_path):
     _, session = load(roofline(tmp_path / "t.csv"), ROOFLINE, tmp_path)
     codes = {finding.code for finding in check_session(session).findings}
     assert "published" in codes
-    assert not codes & {"idle-drift", "work-drift", "gain-unknown"}
+    assert not codes & {"idle-drift", "work-drift", "slope-unknown"}
 
 
 def test_static_power_that_nothing_tells_from_work_is_not_identified_and_in_the_joules(tmp_path):

@@ -38,7 +38,7 @@ def test_the_total_is_the_sum_of_the_rails_and_memory_is_told_apart(tmp_path):
 
 
 def test_a_calibration_gives_the_board_and_contains_the_rails(tmp_path):
-    with open_meter(tmp_path, gain=1.1451, offset_w=0.5879) as meter:
+    with open_meter(tmp_path, slope=1.1451, offset_w=0.5879) as meter:
         (board,) = root_rails(meter.rails)
         assert (board.name, board.kind) == ("board", "board")
         assert meter.read().values["board"] == pytest.approx(1.1451 * SUM_W + 0.5879)
@@ -186,9 +186,9 @@ def test_a_power_no_rail_carries_is_refused(tmp_path):
         open_meter(tmp_path, PRINTED.replace("0.74030000A", "740.30000A"))
 
 
-def test_a_gain_that_is_no_gain_is_refused(tmp_path):
-    with pytest.raises(MeterUnavailableError, match="gain of the rpi5 meter is -1"):
-        open_meter(tmp_path, gain=-1)
+def test_a_slope_that_is_no_slope_is_refused(tmp_path):
+    with pytest.raises(MeterUnavailableError, match="slope of the rpi5 meter is -1"):
+        open_meter(tmp_path, slope=-1)
 
 
 def test_the_board_is_known(tmp_path):
@@ -205,5 +205,5 @@ def test_a_calibration_can_be_given_with_the_meters_name(tmp_path):
     with open_registered("rpi5:1.1451,0.5879", context) as meter:
         assert meter.read().values["board"] == pytest.approx(1.1451 * SUM_W + 0.5879)
     for wrong in ("1.1", "a,b", "1,2,3"):
-        with pytest.raises(MeterUnavailableError, match="not a gain and an offset"):
+        with pytest.raises(MeterUnavailableError, match="not a slope and an offset"):
             open_registered(f"rpi5:{wrong}", context)

@@ -44,7 +44,7 @@ class CalibratedPi5(RaspberryPi5):
     power_w = 1.1451 * SUM_W + 0.5879
 
     def options(self):
-        return {"rpi5": {**super().options()["rpi5"], "gain": 1.1451, "offset_w": 0.5879}}
+        return {"rpi5": {**super().options()["rpi5"], "slope": 1.1451, "offset_w": 0.5879}}
 
     def vanish(self):
         self.script.unlink()

@@ -29,7 +29,7 @@ from cwmp_profiler.meters.nvidia.visible import Gpu, cuda_device, visible_gpus
 from cwmp_profiler.meters.pace import find_pace
 from cwmp_profiler.meters.torch_build import refuse_other_build
 
-GAIN_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a gain of the single card"
+SLOPE_NOTE = "published error of NVIDIA's sensors against an external meter: -7% to +13%, a slope of the single card"
 
 MOST_MIG = 8
 """MIG instances that are looked for where a GPU does not say how many it can have."""
@@ -51,7 +51,7 @@ class NvmlMeter(Meter):
         if periods := [rail.update_period_s or UNKNOWN_UPDATE_S for rail in self.rails if rail.sense == "power"]:
             pace = find_pace(self, min(periods) / 2)
             self.sample_period_s, self.dense_sample_s = pace.sample_s, pace.dense_s
-        self.notes = (*notes, *(note for one in self.sensors for note in one.notes), GAIN_NOTE)
+        self.notes = (*notes, *(note for one in self.sensors for note in one.notes), SLOPE_NOTE)
 
     def read(self) -> Reading:
         """Read every GPU once.

@@ -1,12 +1,12 @@
 """Raspberry Pi 5: volts and amperes of the power management chip's rails, as the firmware tells them (`rpi5_firmware`).
 
 The chip sees its own twelve outputs. What hangs on the 5 V input directly (USB, HATs, NVMe) and the converters' losses are not
-seen; a gain and an offset found against a meter at the supply (`calibrate`) put that right for one board.
+seen; a slope and an offset found against a meter at the supply (`calibrate`) put that right for one board.
 
 Options (`MeterContext.options["rpi5"]`, a mapping):
     command, mailbox, ioctl: how the firmware is asked, see `rpi5_firmware.open_firmware`.
-    gain, offset_w: calibration of the board: watts at the supply = gain x sum of rails + offset_w
-        (`--meter rpi5:GAIN,OFFSET`).
+    slope, offset_w: calibration of the board: watts at the supply = slope x sum of rails + offset_w
+        (`--meter rpi5:SLOPE,OFFSET`).
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ class Rpi5Meter(Meter):
 
     name = "rpi5"
 
-    def __init__(self, firmware: Firmware, clock: Clock, *, gain: float | None, offset_w: float | None) -> None:
+    def __init__(self, firmware: Firmware, clock: Clock, *, slope: float | None, offset_w: float | None) -> None:
         self.clock = clock
         self._firmware = firmware
         self._calibration = (
-            None if gain is None and offset_w is None else (1.0 if gain is None else gain, offset_w or 0.0)
+            None if slope is None and offset_w is None else (1.0 if slope is None else slope, offset_w or 0.0)
         )
         sensed = [name for name, watts in self._watts().items() if watts is not None]
         parent = "board" if self._calibration else None
@@ -139,8 +139,8 @@ class Rpi5Meter(Meter):
                 raise MeterError(f"meter rpi5: rail {rail.name} vanished from what {self._firmware.name} answers")
             values[rail.name] = value
         if self._calibration:
-            gain, offset_w = self._calibration
-            values["board"] = gain * math.fsum(values.values()) + offset_w
+            slope, offset_w = self._calibration
+            values["board"] = slope * math.fsum(values.values()) + offset_w
         return Reading(t_s, values)
 
     def _watts(self) -> dict[str, float | None]:
@@ -176,15 +176,16 @@ class Factory(MeterFactory):
             MeterUnavailableError: If there is no way to ask it, it refuses, or this is another board.
         """
         options: Mapping[str, Any] = context.options.get("rpi5") or {}
-        gain, offset_w = options.get("gain"), options.get("offset_w")
+        slope, offset_w = options.get("slope"), options.get("offset_w")
         if (argument := context.options.get("rpi5.argument")) is not None:
-            gain, offset_w = _calibration(argument)
-        if gain is not None and not (math.isfinite(gain) and gain > 0 and math.isfinite(offset_w or 0.0)):
+            slope, offset_w = _calibration(argument)
+        if slope is not None and not (math.isfinite(slope) and slope > 0 and math.isfinite(offset_w or 0.0)):
             raise MeterUnavailableError(
-                f"the gain of the rpi5 meter is {gain} and its offset {offset_w} W; a gain is positive", "correct them"
+                f"the slope of the rpi5 meter is {slope} and its offset {offset_w} W; a slope is positive",
+                "correct them",
             )
         try:
-            return _opened(open_firmware(options), context.clock, gain, offset_w)
+            return _opened(open_firmware(options), context.clock, slope, offset_w)
         except MeterUnavailableError:
             raise
         except MeterError as error:
@@ -197,22 +198,22 @@ class Factory(MeterFactory):
             raise MeterUnavailableError(str(error), "update the firmware", ("sudo apt full-upgrade",)) from error
 
 
-def _opened(firmware: Firmware, clock: Clock, gain: float | None, offset_w: float | None) -> Rpi5Meter:
+def _opened(firmware: Firmware, clock: Clock, slope: float | None, offset_w: float | None) -> Rpi5Meter:
     try:
-        return Rpi5Meter(firmware, clock, gain=gain, offset_w=offset_w)
+        return Rpi5Meter(firmware, clock, slope=slope, offset_w=offset_w)
     except BaseException:
         firmware.close()
         raise
 
 
 def _calibration(argument: str) -> tuple[float, float]:
-    """Read `GAIN,OFFSET` of `--meter rpi5:GAIN,OFFSET`."""
+    """Read `SLOPE,OFFSET` of `--meter rpi5:SLOPE,OFFSET`."""
     parts = argument.split(",")
     try:
-        gain, offset_w = (float(part) for part in parts)
+        slope, offset_w = (float(part) for part in parts)
     except ValueError:
         raise MeterUnavailableError(
-            f"the calibration of the rpi5 meter is {argument!r}, not a gain and an offset in watts",
-            "write --meter rpi5:GAIN,OFFSET, for example rpi5:1.14,0.59",
+            f"the calibration of the rpi5 meter is {argument!r}, not a slope and an offset in watts",
+            "write --meter rpi5:SLOPE,OFFSET, for example rpi5:1.14,0.59",
         ) from None
-    return gain, offset_w
+    return slope, offset_w
