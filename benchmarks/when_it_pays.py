@@ -50,7 +50,7 @@ def draw(found: dict[str | None, list[float]], target: Path) -> None:
         yscale="log",
         xlabel="joules of an entry in the dear layer, over one in the others",
         ylabel="joules: Top-K / CWMP",
-        title=f"Joules for the same retained gradient, at Top-K's {BUDGET:.1%} (analysis, literature costs)",
+        title=f"Joules for the same retained gradient at Top-K's {BUDGET:.1%} (literature costs)",
         ylim=(0.85, 3.0),
     )
     axes.set_xticks(RATIOS, [f"{ratio:g}x" for ratio in RATIOS])

@@ -34,7 +34,7 @@ def _verb(name: str, verb: click.Command) -> str:
     lines = [f"## {name}", "", f"`{usage}`", "", _plain(verb.help or ""), ""]
     rows = [_row(param) for param in verb.params if not getattr(param, "hidden", False)]
     if rows:
-        lines += ["| | | default |", "|---|---|---|", *rows]
+        lines += ["| option | what it does | default |", "|---|---|---|", *rows]
     return "\n".join(lines)
 
 

@@ -270,7 +270,7 @@ class SimulationBlock(_Model):
 class Profile(Shown, _Model):
     """A device profile, schema version 2. See docs/profile.md."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: ProfileName
     provenance: Provenance
     created: str

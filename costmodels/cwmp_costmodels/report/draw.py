@@ -112,7 +112,7 @@ def plain(axis: Axis, unit: str, ends: Sequence[float]) -> None:
         if 10**low <= step * 10.0**power <= 10**high
     ]
     if len(ticks) < 2:
-        ticks = [float(f"{10**end:.2g}") for end in (low, high)]
+        ticks = sorted({float(f"{10**end:.3g}") for end in (low, high)})
     every = max(math.ceil(len(ticks) / MOST_TICKS), 1)
     axis.set_major_locator(FixedLocator(ticks[::every]))
     axis.set_minor_locator(NullLocator())

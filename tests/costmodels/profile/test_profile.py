@@ -64,7 +64,7 @@ def test_a_profile_reads_back_as_it_was_saved(data, tmp_path):
         (("device", "line_bytes"), 0, r"@ \$\.device\.line_bytes"),
         (("device", "levels"), 5, r"@ \$\.device\.levels"),
         (("extra",), 1, r"@ \$\.extra"),
-        (("schema_version",), 99, r"has schema_version 99, this program knows up to 2; update cwmp-profile"),
+        (("schema_version",), 99, r"has schema_version 99, this program knows up to 3; update cwmp-profile"),
         (("schema_version",), "1", r"no integer schema_version @ \$\.schema_version, got '1'"),
         (("schema_version",), 0, r"schema_version 0, which never was released"),
         (("schema_version",), True, r"no integer schema_version"),
