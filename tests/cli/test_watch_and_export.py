@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -108,6 +111,19 @@ def test_ctrl_c_ends_the_watch_with_a_sum(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert " J in " in captured.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_watching_with_the_joules_so_far(number):
+    """As `timeout` and service managers send it."""
+    command = [sys.executable, "-m", "cwmp_cli.app", "watch", *TDP, "--interval-s", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert " J in " in err
 
 
 def test_bars_and_sparklines_show_a_gap_where_there_is_no_reading():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import deque
 from contextlib import ExitStack
@@ -49,7 +50,7 @@ def watch(
     sysfs_root: SysfsRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a device draws now, by rail. Ctrl-C ends it and prints the joules since the start.
+    """Show what a device draws now, by rail. Ctrl-C or SIGTERM ends it and prints the joules since the start.
 
     Without a terminal, and with --json, each reading is one line.
 
@@ -79,6 +80,7 @@ def watch(
         screen = _screen(opened, as_json=as_json)
         stack.enter_context(screen)
         try:
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
             for interval in intervals(opened, interval_s=period_s, for_s=for_s):
                 for sink in sinks:
                     sink.add(interval)

@@ -195,7 +195,7 @@ def trial_of(
         dealt[name] = torch.from_numpy(magnitudes)
     each = {str(kind): kind for kind in shaped.values()}
     title = next(iter(each)) if len(each) == 1 else f"{next(iter(each.values())).family} and other"
-    title = f"{title} entries" + (" of one scale" if scales is None else ", scaled per tensor")
+    title = f"assuming {title} entries" + (" alike in all tensors" if scales is None else ", scaled per tensor")
     known: Known = "costs" if scales is None else "norms" if kinds is None else "shapes"
     return Trial(costs, dealt, shrunk=shrunk, title=title, known=known)
 
