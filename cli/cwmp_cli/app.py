@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import click
 import typer
@@ -108,8 +108,19 @@ def _shown(module: str) -> str:
 def _build(module: str) -> click.Command:
     verb = import_module(f"cwmp_cli.verbs.{module}")
     one = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
-    one.command(_shown(module), cls=_Verb, **getattr(verb, "COMMAND", {}))(getattr(verb, module))
-    return typer.main.get_command(one)
+    function = getattr(verb, module)
+    one.command(_shown(module), cls=_Verb, **getattr(verb, "COMMAND", {}))(function)
+    command = typer.main.get_command(one)
+    texts = {
+        name: info.help
+        for name, hint in get_type_hints(function, include_extras=True).items()
+        for info in getattr(hint, "__metadata__", ())
+    }
+    for param in command.params:
+        # Typer to 0.20 (Flower allows no later one) sets an argument's help, and click from 8.5 sets it anew, to nothing.
+        if isinstance(param, typer.core.TyperArgument) and not param.help:
+            param.help = texts.get(param.name or "")
+    return command
 
 
 app = typer.Typer(

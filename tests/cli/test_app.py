@@ -37,6 +37,15 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert f"cwmp-profile {name}" in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
 
 
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [("costs", "A profile's path, or the name of a shipped one."), ("run", "Command to run, with its arguments.")],
+)
+def test_help_says_what_an_argument_is(verb, text, capsys):
+    assert main([verb, "--help"]) == 0
+    assert text in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("cwmp-profile 0.")

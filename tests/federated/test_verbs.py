@@ -72,6 +72,12 @@ def test_a_meter_of_this_machine_stands_beside_the_ledger(capsys, tmp_path):
     assert energy["total_j"] == pytest.approx(sum(energy["by_cause_j"].values()))
 
 
+def test_a_sweep_names_its_own_option_for_a_rule_that_is_none(capsys, tmp_path):
+    status, _, err = run(capsys, "pareto", "--profile", "simulated-board", "--rules", "cwmp,best", "-o", str(tmp_path))
+    assert status == 2
+    assert "--rules has 'best'; choose from cwmp" in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

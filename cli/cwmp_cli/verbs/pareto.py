@@ -51,7 +51,7 @@ def pareto(
         base=options.make_config(given),
         budgets=_list(budgets),
         equal_k=tuple(f"k={share}" for share in _list(equal_k)),
-        rules=_list(rules),
+        rules=_rules(rules),
         seeds=_seeds(seeds),
         feedback=_feedback(feedback),
         dense=dense,
@@ -89,6 +89,16 @@ def _plot(points: list[dict[str, Any]], folder: Path, reference: str, sweep: Any
 
         warn(f"no plot: this needs the package matplotlib: {how_to_install('matplotlib')}")
         return None
+
+
+def _rules(text: str) -> tuple[str, ...]:
+    from cwmp_federated.records.settings import SETTINGS
+
+    known = SETTINGS["rule"].metadata["choices"]
+    for rule in (found := _list(text)):
+        if rule not in known:
+            raise typer.BadParameter(f"--rules has {rule!r}; choose from {', '.join(known)}")
+    return found
 
 
 def _list(text: str) -> tuple[str, ...]:
