@@ -155,3 +155,72 @@ def test_a_missing_profile_names_the_shipped_ones(capsys):
     status, _, error = run(capsys, "nowhere", "--model", "cnn")
     assert status == 1
     assert "simulated-board" in error
+
+
+def test_a_gradient_in_a_file_is_what_the_verdict_is_about(capsys, tmp_path):
+    """The same as asked from Python; a sample of it says that it is one."""
+    import numpy as np
+    import torch
+
+    import cwmp
+    from cwmp_costmodels.networks.builtin import cnn
+
+    torch.manual_seed(0)
+    model = cnn()
+    grads = {name: torch.randn_like(p) ** 3 for name, p in model.named_parameters()}
+    np.savez(tmp_path / "g.npz", **{name: g.numpy() for name, g in grads.items()})
+    command = ["costs", "simulated-board", "--model", "cnn", "--json", "--gradients", str(tmp_path / "g.npz")]
+    assert main(command) == 0
+    gain = json.loads(capsys.readouterr().out)["gain"]
+    costs = cwmp.layer_costs(cwmp.load_profile("simulated-board"), model, cwmp.Scenario())
+    expected = cwmp.expected_gain(costs, k=0.01 * sum(g.numel() for g in grads.values()), gradients=grads)
+    assert (gain["known"], gain["verdict"]) == ("gradient", expected.verdict)
+    assert main([*command, "--sample", "0.1"]) == 0
+    assert json.loads(capsys.readouterr().out)["gain"]["known"] == "sample"
+    assert main(["costs", "simulated-board", "--model", "cnn"]) == 0
+    assert "known       costs and sizes only, nothing of the gradient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (None, "No such file"),
+        (b"", "cannot read gradients"),
+        (b"PK no zip", "cannot read gradients"),
+        ("array", "holds one array"),
+        ("integers", "is of type torch.int64"),
+        ("objects", "cannot read gradients"),
+        ("others", "gradients lack"),
+        ("shape", "entries, the model"),
+    ],
+)
+def test_a_file_that_holds_no_gradient_of_the_model_is_one_line(capsys, tmp_path, write, message):
+    import numpy as np
+
+    path = tmp_path / "g.npz"
+    arrays = {
+        "integers": {"conv1.weight": np.arange(3)},
+        "objects": {"conv1.weight": np.array([{}], dtype=object)},
+        "others": {"x": np.ones(3)},
+        "shape": {
+            name: np.ones(3)
+            for name in (f"{m}.{p}" for m in ("conv1", "conv2", "fc1", "fc2") for p in ("weight", "bias"))
+        },
+    }
+    if isinstance(write, bytes):
+        path.write_bytes(write)
+    elif write == "array":
+        with path.open("wb") as file:
+            np.save(file, np.ones(3))
+    elif write is not None:
+        np.savez(path, **arrays[write])
+    assert main(["costs", "simulated-board", "--model", "cnn", "--gradients", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert (captured.err.count("\n"), captured.out) == (1, "")
+
+
+def test_a_gradient_and_a_distribution_exclude_each_other(capsys):
+    command = ["costs", "simulated-board", "--model", "cnn", "--gradients", "g.npz", "--distribution", "laplace"]
+    assert main(command) == 2
+    assert "not both" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ from cwmp_cli.options.console import Json, out, print_json, warn
 from cwmp_profiler.compat import StrEnum
 
 if TYPE_CHECKING:
+    import torch
+
     from cwmp_costmodels.costs.layers import LayerCosts
     from cwmp_costmodels.operators.pricing import StepCost
     from cwmp_costmodels.profile.schema import Profile
@@ -96,9 +99,22 @@ def costs(
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Examples of a step, for --gradient-flops and --step.")] = 32,
     distribution: Annotated[
-        str,
-        typer.Option(help="Of gradient entries: gaussian, laplace, generalized-gaussian:BETA, student-t:NU."),
-    ] = "laplace",
+        str | None,
+        typer.Option(
+            help="Of gradient entries, where none is given: gaussian, laplace (default), generalized-gaussian:BETA, student-t:NU."
+        ),
+    ] = None,
+    gradients: Annotated[
+        Path | None,
+        typer.Option(
+            "--gradients",
+            metavar="FILE.npz",
+            help="A gradient, an array by parameter name (numpy.savez): the verdict is about it.",
+        ),
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option("--sample", help="Share of its lines to look at: sooner, less sure.")
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="One row per parameter tensor, not per class of like ones.")
     ] = False,
@@ -129,12 +145,21 @@ def costs(
         weight_decay=weight_decay,
         zero_grad=zero_grad,
     )
+    if gradients is not None and distribution is not None:
+        raise typer.BadParameter("give --gradients or --distribution, not both")
+    given = None if gradients is None else _gradients(gradients)
     inputs = _example(network, model, batch) if gradient_flops else None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         result = layer_costs(found, network, scenario, static=static.value if static else None, gradient_inputs=inputs)
         entries = sum(result.numel(name) for name in result.names())
-        gain = expected_gain(result, k=max(density * entries, 1.0), distribution=distribution)
+        gain = expected_gain(
+            result,
+            k=max(density * entries, 1.0),
+            distribution=distribution or "laplace",
+            gradients=given,
+            sample=sample,
+        )
     notes = list(dict.fromkeys(str(warning.message) for warning in caught))
     whole = step_cost(found, network, model, optimizer=optimizer.value, batch=batch) if step else None
     if as_json:
@@ -201,6 +226,30 @@ def show_costs(result: LayerCosts, gain: Gain, model: str, notes: Sequence[str] 
         console.print(line)
     for note in (*notes, *result.remarks):
         warn(note)
+
+
+def _gradients(path: Path) -> dict[str, torch.Tensor]:
+    """Return the arrays of a file of numpy.savez. Nothing in it is unpickled. Raises ScenarioError."""
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    from cwmp_costmodels.errors import ScenarioError
+
+    cure = "write it with numpy.savez(FILE, **{name: p.grad.numpy() for name, p in model.named_parameters()})"
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ScenarioError(f"{path} holds one array, not one by parameter name; {cure}")
+        with arrays:
+            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ScenarioError(f"cannot read gradients from {path}: {error}; {cure}") from error
+    for name, values in found.items():
+        if not values.is_floating_point():
+            raise ScenarioError(f"{path}: {name} is of type {values.dtype}, not a real number; {cure}")
+    return found
 
 
 def _example(network: Any, spec: str, batch: int) -> tuple[Any, ...]:
