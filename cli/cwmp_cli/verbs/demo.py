@@ -78,7 +78,7 @@ def demo(
     written = [measurements, *([operators] if real else []), fitted, plot]
     learned = f"for a {MODEL} on {profile.device.model} ({profile.provenance}), {gain.advice}"
     details = [
-        f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} there; {gain.verdict}",
+        f"writing all of a {MODEL} once costs {si(costs.dense_j(), 'J')} on {profile.device.model}; {gain.verdict}",
         *([_prediction(profile)] if real else []),
     ]
     if real:

@@ -13,7 +13,7 @@ and a tensor stays in backward if what it keeps is worth its writes and its weig
 Progress is a model, used to compare plans and for nothing else. It is rounds times the share of squared change that is written (what is
 not written is lost: no feedback holds it), times the square root of the share of that which is sent, up and down (error feedback sends
 later what was left), times H/(1 + H/H0) for H local steps (clients drift apart; H0 is one pass over a client's images), times
-2 - (1 + v/m)/(1 + v/M) for m clients a round: a step's gain less its noise, at a learning rate that suits all M clients of a round, v
+2 - (1 + v/m)/(1 + v/M) for m clients a round: a step's headway less its noise, at a learning rate that suits all M clients of a round, v
 being the variance of clients' gradients over the square of their mean. Powers and H0 order fixed plans at the same joules as their
 accuracies did (benchmarks/federated_total.py, seed 102, with and without a radio); fewer steps than half a pass did worse than so modelled,
 and are not tried.
@@ -209,15 +209,15 @@ class _Planner:
         ways = WAYS_DOWN if config.downlink == "auto" else (config.downlink,)
         found = []
         for clients in _shares(config.sampled):
-            gain = 2 - (1 + self._spread / clients) / (1 + self._spread / config.sampled)
+            headway = 2 - (1 + self._spread / clients) / (1 + self._spread / config.sampled)
             for way in ways:
-                plan = self._plan(choices, steps, clients, way, drift * gain)
+                plan = self._plan(choices, steps, clients, way, drift * headway)
                 self.count += 1
                 if plan is not None and plan.progress > 0:
                     found.append(plan)
         return found
 
-    def _plan(self, choices: Sequence[_Choice], steps: int, clients: int, way: str, gain: float) -> Plan | None:
+    def _plan(self, choices: Sequence[_Choice], steps: int, clients: int, way: str, headway: float) -> Plan | None:
         config = self._setup.config
         down, kept_down = self._way_down(choices, clients, way)
         empty = self._whole() if way == "dense" else _Down(0.0, {}, {}, sparse=True)
@@ -250,7 +250,11 @@ class _Planner:
             first_j=first["total"] - first["update"],
             expected_j=math.fsum(by_cause.values()),
             by_cause_j=by_cause,
-            progress=rounds * gain * written * sent ** (0.5 if config.error_feedback else 1.0) * math.sqrt(kept_down),
+            progress=rounds
+            * headway
+            * written
+            * sent ** (0.5 if config.error_feedback else 1.0)
+            * math.sqrt(kept_down),
             candidates=0,
         )
 
