@@ -13,41 +13,23 @@ from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.errors import SessionError
 from cwmp_profiler.file_kinds import kind_of
 from cwmp_profiler.operators.block_records import BlockRecord
-from cwmp_profiler.sessions.measurements import MeterRecord, first_problem
-from cwmp_profiler.strict import RECORD
+from cwmp_profiler.sessions.measurements import Opening, first_problem
 
 KIND = "cwmp-operators"
 RecordT = TypeVar("RecordT", bound=BaseModel)
 SCHEMA_VERSION = 1
 
 
-class OperatorsHeader(BaseModel):
+class OperatorsHeader(Opening):
     """First line of a file of operators."""
-
-    model_config = RECORD
 
     kind: Literal["cwmp-operators"] = "cwmp-operators"
     schema_version: Literal[1] = 1
-    created: str
-    """UTC time in ISO 8601."""
-    tool: str
-    session: str
-    """Random identity of the session."""
-    device: dict[str, Any]
-    """`DeviceInfo.to_json()`."""
-    meter: MeterRecord
-    environment: dict[str, Any]
-    """Machine and software: torch, threads, libraries, governor, ..."""
     plan: dict[str, Any] = Field(default_factory=dict)
     """What was set out to be measured: blocks by name, budget, seed."""
-
-    def device_info(self) -> DeviceInfo:
-        """Return the device."""
-        return DeviceInfo.from_json(self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

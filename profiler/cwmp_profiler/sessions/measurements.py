@@ -90,11 +90,11 @@ class MeterRecord(_Record):
     """Why its rails must not be added up; empty where the windows' `energy_j` is right."""
 
 
-class Header(_Record):
-    """First line of a measurements file."""
+class Opening(_Record):
+    """What the first line of a file of windows or operators says: who wrote it, of which device, by which meter."""
 
-    kind: Literal["cwmp-measurements"] = "cwmp-measurements"
-    schema_version: Literal[1] = 1
+    kind: str
+    schema_version: int
     created: str
     """UTC time in ISO 8601."""
     tool: str
@@ -104,12 +104,19 @@ class Header(_Record):
     """`DeviceInfo.to_json()`."""
     meter: MeterRecord
     environment: dict[str, Any]
-    """Machine and software: os, kernel, python, torch, governor, clocks, load at the start."""
-    plan: PlanRecord
+    """Machine and software: os, kernel, python, torch, threads, libraries, governor, clocks, load at the start."""
 
     def device_info(self) -> DeviceInfo:
         """Return the device as a `DeviceInfo`."""
         return DeviceInfo.from_json(self.device)
+
+
+class Header(Opening):
+    """First line of a measurements file."""
+
+    kind: Literal["cwmp-measurements"] = "cwmp-measurements"
+    schema_version: Literal[1] = 1
+    plan: PlanRecord
 
 
 class RailRecord(_Record):
