@@ -10,6 +10,7 @@ import federated_protocol as protocol
 from federated_protocol import SCENARIOS, SEEDS, Cell, Key
 
 from cwmp_costmodels.profile.files import write_atomic
+from cwmp_costmodels.report.draw import plain
 from cwmp_federated.sweep.frontier import joules_until
 from cwmp_federated.sweep.runs import POINTS, Point, read_points
 
@@ -222,7 +223,6 @@ def draw(groups: Groups, path: Path, *, title: str) -> None:
     mpl.use("Agg")
     import numpy as np
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
     for panel, which, label in (
@@ -247,11 +247,7 @@ def draw(groups: Groups, path: Path, *, title: str) -> None:
             panel.fill_between(joules, best.min(0), best.max(0), color=COLOURS[setting], alpha=0.15, linewidth=0)
         panel.set(xscale="log", xlabel=f"{label}, all clients (literature)")
         panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
-        low, high = panel.get_xlim()
-        if high > 10 * low:
-            panel.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            panel.tick_params(axis="x", which="minor", labelsize="x-small", rotation=30)
+        plain(panel.xaxis, "J", panel.get_xlim())
     axes[0].set(ylabel="best test accuracy so far")
     axes[1].legend(frameon=False, fontsize="small")
     figure.suptitle(title, fontsize="medium")
