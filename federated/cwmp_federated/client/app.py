@@ -54,6 +54,8 @@ def _train(client: Client, message: Message) -> Message:
         update = client.choose(expected, message, len(plan))
         kept = dict(update.indices)
         threshold["lambda"] = update.lambda_
+        if (price := client.price(expected, message)) is not None:
+            threshold["price"] = price
         records[wire.KEPT] = wire.to_record(kept)
     done = train(
         model,

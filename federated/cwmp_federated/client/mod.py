@@ -30,7 +30,7 @@ from cwmp_selector.update import SparseUpdate
 MODEL = "cwmp-model"
 """Record of a node's state that holds the model to which the server will send changes."""
 
-_NOT_METRICS = ("steps", "images", "lambda")
+_NOT_METRICS = ("steps", "images", "lambda", "price")
 
 SetupOf = Callable[[Context], Setup]
 TrainFunction = Callable[[Message, Context], Message]
@@ -141,7 +141,7 @@ def _compress(
     if moved is None:
         update = client.select(changes, feedback, message, local_steps=0)
     else:
-        update = client.send(changes, feedback, moved, message, steps)
+        update = client.send(changes, feedback, moved, message, steps, wire.real(metrics, "price"))
         update = replace(update, lambda_=wire.real(metrics, "lambda") or 0.0)
     joined = client.meet(round_of(message), moved)
     payload = update.to_bytes()

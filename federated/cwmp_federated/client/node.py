@@ -11,11 +11,18 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from torch import Tensor
 
 from cwmp_federated.client.energy import ClientEnergy
-from cwmp_federated.client.selection import Terms, choose_written, select_sent, select_update, without_poor_tensors
+from cwmp_federated.client.selection import (
+    Terms,
+    choose_written,
+    select_sent,
+    select_update,
+    squares,
+    without_poor_tensors,
+)
 from cwmp_federated.client.setup import Setup, client_of, make_setup, number
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.keys import ACCEPTED, CAP, LAMBDA, ROUND, STEPS
+from cwmp_federated.wire.keys import ACCEPTED, CAP, LAMBDA, PRICE, ROUND, STEPS
 from cwmp_federated.wire.state import parameter_shapes
 from cwmp_selector.feedback import ErrorFeedback
 from cwmp_selector.update import SparseUpdate
@@ -53,21 +60,21 @@ class Client:
         self, changes: Mapping[str, Tensor], feedback: ErrorFeedback | None, message: Message, local_steps: int
     ) -> SparseUpdate:
         """Return the update to send for these changes."""
+        price = self.price(changes, message)
         return select_update(
             changes,
             feedback=feedback,
-            lambda_=wire.real(wire.config_of(message), LAMBDA),
+            lambda_=wire.real(wire.config_of(message), LAMBDA) if price is None else price,
             **self._terms(message, local_steps, 2),
         )
 
     def choose(self, expected: Mapping[str, Tensor], message: Message, local_steps: int) -> SparseUpdate:
         """Return the entries that local training may write, by what it is expected to change."""
-        chosen = choose_written(
-            expected, lambda_=wire.real(wire.config_of(message), LAMBDA), **self._terms(message, local_steps, 2)
-        )
-        if not self._planned(message):
+        price = self.price(expected, message)
+        threshold = wire.real(wire.config_of(message), LAMBDA) if price is None else price
+        chosen = choose_written(expected, lambda_=threshold, **self._terms(message, local_steps, 2))
+        if wire.whole(wire.config_of(message), STEPS) is None:
             return chosen
-        price = wire.real(wire.config_of(message), LAMBDA)
         return without_poor_tensors(chosen, expected, energy=self.energy, local_steps=local_steps, price=price)
 
     def send(
@@ -77,9 +84,9 @@ class Client:
         moved: Mapping[str, Tensor],
         message: Message,
         local_steps: int,
+        price: float | None,
     ) -> SparseUpdate:
-        """Return the update to send after local training wrote some entries."""
-        price = wire.real(wire.config_of(message), LAMBDA) if self._planned(message) else None
+        """Return the update to send after local training wrote some entries, at the price that they were chosen by."""
         return select_sent(changes, moved, feedback=feedback, lambda_=price, **self._terms(message, local_steps, 3))
 
     def _terms(self, message: Message, local_steps: int, purpose: int) -> Terms:
@@ -93,9 +100,10 @@ class Client:
             "seed": number(self.config.seed, round_of(message), self.index, purpose),
         }
 
-    def _planned(self, message: Message) -> bool:
-        """Whether a plan gives the steps, and a price on all that a contact does."""
-        return wire.whole(wire.config_of(message), STEPS) is not None
+    def price(self, changes: Mapping[str, Tensor], message: Message) -> float | None:
+        """Return what a joule of this contact has to buy, in squared change; None where no plan has a price."""
+        share = wire.real(wire.config_of(message), PRICE)
+        return None if share is None else share * squares(changes)
 
     def feedback(self) -> ErrorFeedback | None:
         """Return the error feedback with the residual that the node's state holds; None if the run has none."""

@@ -115,6 +115,11 @@ def choose_written(
     return Selector(energy.writing(local_steps), budget_j=joules, rule=rule, seed=seed).select(expected)
 
 
+def squares(changes: Mapping[str, Tensor]) -> float:
+    """Return the sum of squares of all changes."""
+    return math.fsum(float(change.double().square().sum()) for change in changes.values())
+
+
 def without_poor_tensors(
     chosen: SparseUpdate,
     expected: Mapping[str, Tensor],

@@ -1,7 +1,7 @@
 """Hands out a plan's joules round by round: one price for all clients, and what each may spend, so that no client exceeds its joules.
 
-The price that the plan set out with follows what is spent: where entries took more than was planned and left for them it rises, where
-they took less it falls, slowly and for all clients alike. It is found again from the ledger, so that a resumed run goes on with it.
+The price that the plan set out with follows what is spent: where entries took more than is left for them of what was said in advance it
+rises, where they took less it falls, slowly and for all clients alike. It is found again from the ledger, so that a resumed run goes on with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cwmp_federated.records.ledger import Entry, Ledger
 from cwmp_federated.server.planner import Plan, most_other_j
 from cwmp_federated.wire import flower
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.keys import CAP, LAMBDA, STEPS
+from cwmp_federated.wire.keys import CAP, PRICE, STEPS
 
 EXPONENT, MOST_STEP = 0.5, 4.0
 """Power of spent over planned by which the price moves after a round, and the largest ratio that counts."""
@@ -40,7 +40,7 @@ class Guard:
         self._setup, self._plan, self._ledger, self._client_of = setup, plan, ledger, client_of
 
     def price(self, number: int) -> float | None:
-        """Return the price in force in a round, squared change per joule; None for a rule that has none."""
+        """Return the price in force in a round, share of a contact's squared change per joule; None for a rule that has none."""
         plan, clients = self._plan, self._setup.config.clients
         if not plan.lambda_:
             return None
@@ -56,7 +56,7 @@ class Guard:
             all_j = math.fsum(entry.total_j for entry in entries)
             other_j = plan.other_j if past == 1 else all_j / len(entries) - came_j
             contacts = (plan.rounds - past + 1) * plan.clients_per_round
-            meant_j = (plan.total_j * clients - spent_j) / contacts - other_j
+            meant_j = (plan.expected_j * clients - spent_j) / contacts - other_j
             # Passes and bursts that cost more than was said take rounds at the end: entries may be a sliver of a round, and would not pay them.
             ratio = came_j / max(meant_j, plan.entries_j)
             price *= min(max(ratio, 1 / MOST_STEP), MOST_STEP) ** EXPONENT
@@ -79,7 +79,7 @@ class Guard:
                 settings = {
                     CAP: min(LARGEST_SHARE * max(fair_j, plan.entries_j / 2), most_j),
                     STEPS: plan.local_steps,
-                    LAMBDA: price,
+                    PRICE: price,
                 }
             if settings[CAP] <= 0:
                 continue

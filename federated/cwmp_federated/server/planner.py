@@ -7,8 +7,10 @@ before the run   a short dense training of a few clients, and their gradients th
 each round       see `cwmp_federated.server.guard`
 
 A contact is a round in which a client takes part. More local steps in fewer contacts share one radio burst and one download: that is
-the lever of skipped rounds. The price lambda is squared change per joule: an entry is written, or sent, if its squared change is worth it,
-and a tensor stays in backward if what it keeps is worth its writes and its weight gradient.
+the lever of skipped rounds. The price lambda is a share of a contact's squared change per joule: an entry is written, or sent, if its share
+is worth it, and a tensor stays in backward if what it keeps is worth its writes and its weight gradient. It is a share because a round is
+paid whatever it changes: at a price in squared change, rounds of small gradients (the first ones of a run) wrote next to nothing, and their
+passes bought nothing.
 
 Progress is a model, used to compare plans and for nothing else. It is rounds times the share of squared change that is written (what is
 not written is lost: no feedback holds it), times the square root of the share of that which is sent, up and down (error feedback sends
@@ -67,7 +69,7 @@ class Plan:
         contacts: Rounds in which one client takes part, on average.
         local_steps: Local steps of a contact.
         downlink: Way down: `union`, `selected` or `dense`.
-        lambda_: Price: squared change that a joule has to buy; 0 for a rule that has none.
+        lambda_: Price: share of a contact's squared change that a joule has to buy, 1/J; 0 for a rule that has none.
         left_out: Tensors of which nothing is worth that price: no weight gradient after the first local step.
         entries_j: Joules of a contact for writing and sending entries.
         other_j: Joules of a contact for everything else: passes, download, burst.
@@ -149,7 +151,7 @@ class _Choice:
     """What a price keeps of a pilot's first gradient: counts by tensor, what is sent, and the shares of squares that this is.
 
     Attributes:
-        lambda_: The price.
+        lambda_: The price, 1/J.
         moved: Entries that the local steps write, by tensor.
         lines: Memory lines that they lie in.
         sent: Entries that are sent.
@@ -428,7 +430,7 @@ def _choose(setup: Setup, client: int, gradient: Mapping[str, Tensor], steps: in
         positions.append(index + offset)
         offset += gradient[name].numel()
     return _Choice(
-        0.0 if price is None else price,
+        price / total if price is not None and total else 0.0,
         {name: len(index) for name, index in chosen.indices.items()},
         energy.lines(chosen.indices),
         update.kept,

@@ -21,6 +21,9 @@ ARRAYS_KEY = "cwmp-arrays-key"
 LAMBDA = "cwmp-lambda"
 """Value per joule below which no client keeps an entry."""
 
+PRICE = "cwmp-price"
+"""Share of a contact's squared change that a joule has to buy, for entries and for tensors in backward."""
+
 CAP = "cwmp-cap-j"
 """Joules that a client may spend at most."""
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flwr.app import ConfigRecord, Message, RecordDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cwmp_costmodels.radio import payload_bits
 from cwmp_federated.client.app import app
+from cwmp_federated.client.node import Client
 from cwmp_federated.client.selection import _worth, choose_written, without_poor_tensors
 from cwmp_federated.client.setup import make_setup
 from cwmp_federated.errors import FederatedError
@@ -22,7 +24,7 @@ from cwmp_federated.server.planner import _choose, _Planner, make_plan
 from cwmp_federated.server.run import Server, averaging, planned
 from cwmp_federated.training import run_training
 from cwmp_federated.wire import records as wire
-from cwmp_federated.wire.keys import LAMBDA
+from cwmp_federated.wire.keys import CAP, PRICE, STEPS
 from cwmp_federated.wire.state import parameter_shapes
 
 BASE = RunConfig(
@@ -202,7 +204,7 @@ def test_one_price_for_all_clients_of_a_round_and_it_follows_what_entries_took()
 
     def spy(message, context):
         settings = wire.config_of(message)
-        prices.setdefault(settings["server-round"], set()).add(settings[LAMBDA])
+        prices.setdefault(settings["server-round"], set()).add(settings[PRICE])
         return app(message, context)
 
     grid = LocalGrid(spy, config.clients, config.to_run_config())
@@ -218,6 +220,28 @@ def test_one_price_for_all_clients_of_a_round_and_it_follows_what_entries_took()
     )  # fmt: skip
     dearer, cheaper = (Guard(setup, plan, ledger, lambda node: node).price(2) for ledger in (dear, cheap))
     assert dearer > cheaper
+
+
+def test_a_price_keeps_the_same_entries_however_large_the_gradients_are():
+    """The passes of a round cost the same whatever it changes: of small gradients as large a share is kept as of large ones."""
+    config = BASE.with_changes(radio="", profile="horowitz-45nm", total_budget="3mJ")
+    setup = make_setup(config)
+    context = LocalGrid(app, config.clients, config.to_run_config()).context(FIRST_NODE_ID)
+    client = Client(context, setup)
+    steps = 4
+    # A joule has to buy what one buys on average where everything is kept.
+    instructions = {CAP: 1.0, PRICE: 1 / client.energy.marginal(steps).dense_j(), STEPS: steps}
+    message = Message(
+        RecordDict({"config": ConfigRecord(instructions)}), dst_node_id=FIRST_NODE_ID, message_type="train"
+    )
+    draw = torch.Generator().manual_seed(0)
+    large = {name: torch.randn(shape, generator=draw) for name, shape in parameter_shapes(setup.model).items()}
+    found = client.choose(large, message, steps).indices
+    assert 0 < sum(map(len, found.values())) < sum(map(torch.numel, large.values()))
+    for scale in (2.0**-10, 2.0**10):
+        scaled = {name: change * scale for name, change in large.items()}
+        again = client.choose(scaled, message, steps).indices
+        assert all(torch.equal(again[name], index) for name, index in found.items())
 
 
 def test_passes_that_cost_more_than_was_said_do_not_choke_entries_that_cost_what_was_said():
