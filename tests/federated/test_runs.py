@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from cwmp_costmodels.radio import load_radio
 from cwmp_federated import training
 from cwmp_federated.client.learning import batches, build_model, train
 from cwmp_federated.client.setup import generator, make_setup
@@ -273,11 +274,13 @@ def test_a_client_that_can_draw_the_first_model_is_not_sent_it(result):
 
 
 def test_one_contact_pays_one_burst(result):
-    """Rounds that follow each other pay one promotion and one tail where the profile has no times, and never more than apart."""
+    """A round that follows the client's last one saves exactly one promotion and one tail of the radio, and nothing else changes."""
     apart = run_training(BASE.with_changes(contact="apart"))
     fixed = {run: [e.fixed_j for e in found.ledger.entries] for run, found in (("joined", result), ("apart", apart))}
     assert fixed["joined"][:5] == pytest.approx(fixed["apart"][:5], rel=1e-9), "the first round has nothing to join"
-    assert all(joined < alone for joined, alone in zip(fixed["joined"][5:], fixed["apart"][5:], strict=True))
+    radio = load_radio(BASE.radio)
+    saved = [alone - joined for joined, alone in zip(fixed["joined"][5:], fixed["apart"][5:], strict=True)]
+    assert saved == pytest.approx([radio.promotion_j() + radio.tail_j()] * len(saved), rel=1e-9)
     entries = [[vars_of(e) for e in run.ledger.entries] for run in (result, apart)]
     assert entries[0] == entries[1], "nothing else changes"
 
