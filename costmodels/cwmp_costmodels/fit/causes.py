@@ -1,4 +1,4 @@
-"""What bends a device away from a linear model, by name: a change of speed, two clocks, a power cap, memory dearer with size, other work.
+"""What bends a device away from a linear model, by name: a change of speed, two clocks, a power cap, memory dearer with size or use, other work.
 
 A verdict says that the model does not hold; these tests say why, each from the mark that the cause leaves in the windows:
 
@@ -6,7 +6,8 @@ A verdict says that the model does not hold; these tests say why, each from the 
 - two clocks: repeats differ by nothing or by one and the same factor, again and again;
 - power cap: several kinds of work draw one power, the highest, and take longer than their counts say;
 - superlinear memory: the same streaming work takes more per byte the larger its set, far outside of the caches;
-- background work: some windows take more time, and more joules, than their repeats, and hardly any take less.
+- background work: some windows take more time, and more joules, than their repeats, and hardly any take less;
+- memory price: none of these, but points in main memory are off both models by more than chance allows.
 
 A slope of the meter leaves no mark in its own readings; `check` says whether it is known.
 """
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwmp_costmodels.fit.diagnostics import DOUBTFUL_MISFIT
+from cwmp_costmodels.fit.memory_price import MemoryLack
 from cwmp_costmodels.fit.samples import Array, Index, Samples
 from cwmp_profiler.sessions.measurements import Measurements
 
@@ -32,7 +35,21 @@ LEAST = 0.02
 CAPPED_SHARE = 0.15
 """Share of points at one power from which it is a limit and no chance."""
 
+CROWD, BANDS, DENSER = 2.5, 4, 2.5
+"""Half width of a crowd of points at a limit, in standard errors of a point; bands of the crowd's width below it that it is held
+against; and by how much it must be denser than these."""
+
+ABOVE = 0.02
+"""Share of points that may draw more than a limit, by chance."""
+
 NO_WORK = ("idle", "radio")
+
+IN_MEMORY = 0.9
+"""Share of the bytes streamed that main memory moves, from which work counts as memory's alone: a processor's last cache keeps a part
+of every set, and what it keeps is only modelled."""
+
+NO_ONE_PRICE = 1e-4
+"""Chance of a sound device below which bytes of memory are said to have no one price."""
 
 MANY = 8
 """Windows that a cause must show in at least."""
@@ -43,7 +60,7 @@ class Cause:
     """One cause.
 
     Attributes:
-        name: `speed-change`, `two-clocks`, `power-cap`, `superlinear-memory` or `background-work`.
+        name: `speed-change`, `two-clocks`, `power-cap`, `superlinear-memory`, `background-work` or `memory-price`.
         text: What was seen, and the cure.
     """
 
@@ -52,7 +69,13 @@ class Cause:
 
 
 def find_causes(
-    sessions: Sequence[Measurements], active: Samples, updates: Samples, time: Array, *, estimated: bool = False
+    sessions: Sequence[Measurements],
+    active: Samples,
+    updates: Samples,
+    time: Array,
+    *,
+    lack: MemoryLack | None = None,
+    estimated: bool = False,
 ) -> list[Cause]:
     """Return what can be named, gravest first.
 
@@ -61,6 +84,7 @@ def find_causes(
         active: Windows with work of the main fit.
         updates: Update windows.
         time: Seconds per count of the time model, shape (p,).
+        lack: How far points in main memory are from both models.
         estimated: Whether joules are time at an assumed power, which is one for all work whatever the device does.
     """
     worked = Samples.build(
@@ -78,7 +102,9 @@ def find_causes(
         return [*changed, *dearer]
     # Two speeds that alternate look like other work in some windows, and blur every power: the sharpest mark wins.
     clocks = list(_two_clocks(worked, slow))
-    return [*(clocks or [*(() if estimated else _power_cap(active)), *_background(slow, energy)]), *dearer]
+    named = [*(clocks or [*(() if estimated else _power_cap(active)), *_background(slow, energy)]), *dearer]
+    # Each of the others bends memory too: that its bytes have no one price says something only where nothing says why.
+    return named or list(_memory_price(lack))
 
 
 def _deviations(samples: Samples, amounts: Array) -> Array:
@@ -182,29 +208,30 @@ def _background(slow: Array, energy: Array) -> Iterator[Cause]:
 
 
 def _power_cap(samples: Samples) -> Iterator[Cause]:
-    """Yield the power that many kinds of work share at the top, to within what their repeats differ by, and none exceeds.
+    """Yield the power at which many kinds of work crowd, to within what their repeats differ by, and which none exceeds.
 
-    Each kind of work has a power of its own, that of its joules over its seconds; only a limit makes them one.
+    Each kind of work has a power of its own, that of its joules over its seconds; only a limit makes them one. Some of many lie close
+    together by chance, so a crowd must be denser than what lies below it.
     """
     power = np.log(samples.energy_j / samples.duration_s)
-    points = np.unique(samples.point)
-    own = [power[samples.point == index] for index in points]
-    noise = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in own if len(values) > 1] or [0.0])))
-    means = np.array([float(np.median(values)) for values in own])
-    error = max(noise, 1e-4) * np.array([1.25 / math.sqrt(len(values)) for values in own])
-    top = float(np.max(means))
-    for _ in range(5):
-        held = np.abs(means - top) < 3 * error
-        if not held.any():
-            return
-        top = float(np.mean(means[held]))
-    kinds = {samples.windows[int(np.flatnonzero(samples.point == index)[0])].workload for index in points[held]}
-    above = np.mean(means > top + 3 * error)
-    if held.sum() < max(6, CAPPED_SHARE * len(points)) or len(kinds) < 3 or above > 0.02:
+    count = np.bincount(samples.point)
+    means = _means(power, samples.point)
+    freedom = max(len(power) - len(count), 1)
+    noise = max(math.sqrt(float(((power - means[samples.point]) ** 2).sum()) / freedom), 1e-4)
+    error = noise / np.sqrt(count)
+    away = (means[:, None] - means[None]) / error[:, None]
+    crowd = np.where((away > CROWD + 1).mean(axis=0) > ABOVE, 0, (np.abs(away) < CROWD).sum(axis=0))
+    top = float(np.mean(means[np.abs(away[:, int(np.argmax(crowd))]) < CROWD]))
+    from_top = (means - top) / error
+    held = np.abs(from_top) < CROWD
+    below = (from_top <= -CROWD) & (from_top > -(1 + 2 * BANDS) * CROWD)
+    kinds = {samples.windows[int(np.flatnonzero(samples.point == index)[0])].workload for index in np.flatnonzero(held)}
+    few = held.sum() < max(6, CAPPED_SHARE * len(count)) or len(kinds) < 3
+    if few or (from_top > CROWD + 1).mean() > ABOVE or held.sum() < DENSER * below.sum() / BANDS:
         return
     yield Cause(
         name="power-cap",
-        text=f"{int(held.sum())} of {len(points)} points, of {len(kinds)} kinds of work, draw {math.exp(top):.3g} W to within {noise:.1%}, and "
+        text=f"{int(held.sum())} of {len(count)} points, of {len(kinds)} kinds of work, draw {math.exp(top):.3g} W to within {noise:.1%}, and "
         "none draws more: a power cap holds them and stretches their time; raise the limit, or lower the clock so that nothing reaches "
         "it, and measure again",
     )
@@ -248,14 +275,25 @@ def _superlinear(active: Samples, updates: Samples, time: Array) -> Iterator[Cau
     )
 
 
-def _in_memory(counts: Mapping[str, float]) -> bool:
-    """Whether streamed bytes are those of main memory alone."""
-    moved = {name for name, amount in counts.items() if amount and name.endswith(("_read", "_write"))}
-    return (
-        bool(moved)
-        and not any(name.endswith("_line") and amount for name, amount in counts.items())
-        and all(name.startswith("dram") for name in moved)
+def _memory_price(lack: MemoryLack | None) -> Iterator[Cause]:
+    """Yield that bytes of main memory have no one price, beyond any doubt and by enough to matter."""
+    if lack is None or lack.p_value > NO_ONE_PRICE or lack.misfit < DOUBTFUL_MISFIT * lack.noise:
+        return
+    yield Cause(
+        name="memory-price",
+        text=f"work in main memory is off the model by {lack.misfit:.1%} where repeats differ by {lack.noise:.1%} (p = {lack.p_value:.0e}): a byte "
+        "of it has no one price, it depends on what is read, written or computed beside, or on the size of the set; trust joules of "
+        "memory to no better than that, coefficients called identified as well",
     )
+
+
+def _in_memory(counts: Mapping[str, float]) -> bool:
+    """Whether hardly any of the bytes streamed are those of a cache."""
+    moved = {name: amount for name, amount in counts.items() if amount and name.endswith(("_read", "_write"))}
+    if any(name.endswith("_line") and amount for name, amount in counts.items()):
+        return False
+    far = sum(amount for name, amount in moved.items() if name.startswith("dram"))
+    return far > 0 and far >= IN_MEMORY * sum(moved.values())
 
 
 def texts(causes: Sequence[Cause]) -> list[str]:

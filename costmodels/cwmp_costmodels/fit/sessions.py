@@ -15,11 +15,12 @@ import numpy as np
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.fit import advice
 from cwmp_costmodels.fit.bootstrap import coefficient, draw, fit_linear
-from cwmp_costmodels.fit.causes import find_causes, texts
+from cwmp_costmodels.fit.causes import Cause, find_causes, texts
 from cwmp_costmodels.fit.diagnostics import Conditioning, conditioning, work_of
 from cwmp_costmodels.fit.gather import Gathered, gather
 from cwmp_costmodels.fit.held_out import leave_families_out
 from cwmp_costmodels.fit.layers import fit_layers
+from cwmp_costmodels.fit.memory_price import lack_in_memory
 from cwmp_costmodels.fit.residuals import with_residuals
 from cwmp_costmodels.fit.samples import Array, Samples
 from cwmp_costmodels.fit.static_power import StaticRows, choose_rows
@@ -101,8 +102,7 @@ def fit_sessions(
     block = fit_block(
         found, used, models, held_out, attributed=attributed, ordered=not final, bootstrap=bootstrap, seed=seed
     )
-    active = found.main.take(found.main.active)
-    causes = find_causes(sessions, active, found.updates, models.time.coef, estimated=attributed) if not final else []
+    causes = [] if final else _causes(sessions, found, models, used, attributed=attributed)
     if causes and block.verdict == "good":
         block = block.model_copy(update={"verdict": "doubtful"})
     radios, remarks = _radios(sessions, found, seed=seed)
@@ -125,6 +125,16 @@ def fit_sessions(
     )
     complete = advice.complete(profile, found, [*texts(causes), *models.rows.warnings(), *remarks], models.conditions)
     return with_residuals(complete, sessions)
+
+
+def _causes(
+    sessions: Sequence[Measurements], found: Gathered, models: BothFits, used: Samples, *, attributed: bool
+) -> list[Cause]:
+    active = found.main.take(found.main.active)
+    # Joules that are seconds at an assumed power add no evidence.
+    fits = [(models.time, active), *([] if attributed else [(models.energy, used)])]
+    lack = lack_in_memory(fits, line_bytes=sessions[0].header.device_info().line_bytes)
+    return find_causes(sessions, active, found.updates, models.time.coef, lack=lack, estimated=attributed)
 
 
 def _notes(sessions: Sequence[Measurements]) -> list[str]:

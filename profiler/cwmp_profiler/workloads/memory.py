@@ -22,6 +22,12 @@ MEMORY_SHARE = 0.2
 
 MIN_DRAM_BYTES = 32 << 20
 
+FAR_MULTIPLES = (16.0, 64.0)
+"""Sets so far outside a processor's last cache that next to nothing of them stays there: what is dearer with size shows there alone."""
+
+FAR_SHARE = 0.1
+"""Largest share of the main memory that one such set takes: three of them are held at a time."""
+
 
 def working_sets(device: DeviceInfo, preset: str) -> list[int]:
     """Return the working sets in bytes that a preset covers: inside each cache, and several times the last one.
@@ -43,11 +49,22 @@ def dram_sets(device: DeviceInfo, preset: str) -> list[int]:
     return sorted({min(size, cap) for size in wanted})
 
 
+def far_sets(device: DeviceInfo, preset: str) -> list[int]:
+    """Return the working sets in bytes beyond those of `dram_sets`, for a processor whose last cache keeps a part of these."""
+    if preset == "quick" or not device.processor_caches:
+        return []
+    last = max((level.capacity_bytes or 0 for level in device.levels), default=0)
+    wanted = [max(int(last * multiple), MIN_DRAM_BYTES) for multiple in FAR_MULTIPLES]
+    cap = int(device.memory_bytes * FAR_SHARE) if device.memory_bytes else max(wanted)
+    return sorted({min(size, cap) for size in wanted} - set(dram_sets(device, preset)))
+
+
 class _Streaming(Workload):
     """Base of the streaming operations: `bytes` is the whole working set."""
 
     def points(self, device: DeviceInfo, preset: str) -> Iterable[Point]:
-        return [Point(workload=self.name, params={"bytes": size}) for size in working_sets(device, preset)]
+        sizes = {*working_sets(device, preset), *far_sets(device, preset)}
+        return [Point(workload=self.name, params={"bytes": size}) for size in sorted(sizes)]
 
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
         del device

@@ -9,7 +9,7 @@ import pytest
 
 from cwmp_costmodels.fit.sessions import fit_sessions
 
-NAMES = {"speed-change", "two-clocks", "power-cap", "superlinear-memory", "background-work"}
+NAMES = {"speed-change", "two-clocks", "power-cap", "superlinear-memory", "background-work", "memory-price"}
 
 
 def drawn(what, now):
@@ -39,6 +39,15 @@ def pages(point, counts, energy, time, now):
     return energy * more, time * more
 
 
+def busy_memory(point, counts, energy, time, now):
+    """A byte of main memory is dearer by up to a tenth, and slower by half of that, the less is computed with it."""
+    moved = sum(amount for name, amount in counts.items() if name.startswith("dram"))
+    if not moved:
+        return energy, time
+    more = 0.1 / (1 + 4 * sum(amount for name, amount in counts.items() if name.startswith(("flop", "elem"))) / moved)
+    return energy * (1 + more), time * (1 + more / 2)
+
+
 @pytest.mark.parametrize(
     ("distortion", "named"),
     [
@@ -47,8 +56,9 @@ def pages(point, counts, energy, time, now):
         (two_clocks, {"two-clocks"}),
         (beside, {"background-work"}),
         (pages, {"superlinear-memory"}),
+        (busy_memory, {"memory-price"}),
     ],
-    ids=["sound", "throttled", "two clocks", "other work", "superlinear memory"],
+    ids=["sound", "throttled", "two clocks", "other work", "superlinear memory", "busy memory"],
 )
 def test_a_cause_is_named_by_its_own_name(truth, measure_simulated, distortion, named):
     session = measure_simulated(truth(), seed=3, distortion=distortion, name=f"{sorted(named)}.jsonl")
@@ -76,3 +86,20 @@ def test_a_power_cap_is_named(truth, measure_simulated):
     )
     block = fit_sessions([session], bootstrap=20).fit
     assert {warning.partition(":")[0] for warning in block.warnings} & NAMES == {"power-cap"}
+
+
+@pytest.mark.parametrize("distortion", [pages, busy_memory])
+def test_a_large_last_cache_hides_no_bend_of_memory(truth, measure_simulated, distortion):
+    """The server's last cache keeps a quarter of a set four times its size; sets far larger lie in memory alone."""
+    session = measure_simulated(truth("simulated-server"), seed=1, distortion=distortion, name="server.jsonl")
+    block = fit_sessions([session], bootstrap=20).fit
+    expected = "superlinear-memory" if distortion is pages else "memory-price"
+    assert {warning.partition(":")[0] for warning in block.warnings} & NAMES == {expected}
+    assert block.verdict != "good"
+
+
+@pytest.mark.parametrize("seed", [7, 21])
+def test_kinds_of_work_of_about_one_power_are_no_cap(truth, measure_simulated, seed):
+    """Seven of the board's points draw about the highest power, with as many just below: no crowd."""
+    block = fit_sessions([measure_simulated(truth(), seed=seed, name="crowd.jsonl")], bootstrap=20).fit
+    assert not {warning.partition(":")[0] for warning in block.warnings} & NAMES
