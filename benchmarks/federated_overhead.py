@@ -49,6 +49,7 @@ PLACES: list[tuple[Any, str, str]] = [
     (CwmpStrategy, "aggregate_train", "server: strategy"),
     (CwmpStrategy, "configure_train", "server: strategy"),
     (client_app, "train", "training"),
+    (client_app, "first_gradient", "training"),  # serves as the first step's: `train` does not do it again
     (client_app, "load_state", "plain client"),
     (client_app, "state_of", "plain client"),
     (client_app, "setup_of", "plain client"),
