@@ -81,6 +81,8 @@ def sample_of(
     counts["bytes"], counts["moved"] = physics.bytes, _moved(physics, last_bytes)
     if "planes" in physics.dims:
         counts["plane"] = physics.dims["planes"]
+    if "library" in physics.dims:
+        counts["library"] = physics.dims["library"]
     if work:
         features["log_work"] = math.log2(1 + work)
     return Sample(

@@ -21,6 +21,9 @@ from cwmp_profiler.operators.operator import Family, Operand, Operator, groups_o
 VECTOR_ENTRIES = 16
 """Entries of 32 bits in the widest vectors of processors; kernels compute whole ones."""
 
+LIBRARY_BATCH, LIBRARY_EDGE, LIBRARY_ENTRIES = 16, 3, 20480
+"""Least images for a filter of one pixel, edges and entries of one image above which torch takes its library for a convolution."""
+
 ATTENTION_PRODUCTS = 2
 """Matrix products of a forward pass of attention; the backward pass recomputes one and has four more."""
 
@@ -217,7 +220,7 @@ def _conv(operator: Operator) -> tuple[float, dict[str, float]]:
     fills = [_filled(channels) / channels for channels in held]
     dims = {
         "padding": (max(fills) if alone else math.prod(fills)) - 1,
-        "alone_flag": float(image.shape[0] == 1),
+        "library": passes * _by_library(image, weight, groups, strided=any(step != 1 for step in steps)),
         "point_flag": float(math.prod(weight.shape[2:]) == 1),
         "group_in": held[0],
         "group_out": held[1],
@@ -235,6 +238,18 @@ def _conv(operator: Operator) -> tuple[float, dict[str, float]]:
         "first_flag": float(backward and passes < 2),
     }
     return flops, {name: float(value) for name, value in dims.items()}
+
+
+def _by_library(image: Operand, weight: Operand, groups: int, *, strided: bool) -> bool:
+    """Return whether torch hands a convolution to its library (oneDNN) on one thread of a processor, which costs a tenth of a millisecond a call.
+
+    Else its own matrix product is as good: rule of `ConvParams::use_mkldnn` in torch's Convolution.cpp. On more threads all filters of one
+    pixel go to the library too, elsewhere there are other rules; then this tells a kind of shapes and nothing more.
+    """
+    edges, batch = weight.shape[2:], image.shape[0]
+    worth = strided or batch >= LIBRARY_BATCH or any(edge != 1 for edge in edges[-2:])
+    wide = len(edges) > 1 and all(edge > LIBRARY_EDGE for edge in edges[-2:])
+    return worth and (groups > 1 or batch > 1 or wide or image.entries > LIBRARY_ENTRIES)
 
 
 def _filled(channels: int) -> int:

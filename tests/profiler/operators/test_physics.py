@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -33,12 +35,36 @@ def test_channels_fill_whole_vectors(channels, groups, padding):
     model = nn.Conv2d(*channels, 3, groups=groups, bias=False)
     forward, *_ = _physics(model, torch.rand(2, channels[0], 8, 8), "convolution")
     assert forward.dims["padding"] == pytest.approx(padding)
-    assert (forward.dims["alone_flag"], forward.dims["point_flag"]) == (0.0, 0.0)
+    assert forward.dims["point_flag"] == 0.0
 
 
-def test_one_image_and_one_pixel_are_told():
+def test_one_pixel_is_told():
     found, *_ = _physics(nn.Conv2d(4, 4, 1), torch.rand(1, 4, 5, 5), "convolution")
-    assert (found.dims["alone_flag"], found.dims["point_flag"], found.dims["row"]) == (1.0, 1.0, 5.0)
+    assert (found.dims["library"], found.dims["point_flag"], found.dims["row"]) == (0.0, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_library_is_told_as_torch_chooses_it_on_one_thread(seed):
+    """Torch's own choice of a kernel is the oracle; a backward pass calls the library once for each gradient."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    draw = random.Random(seed)
+    kernel, stride, groups = draw.choice((1, 1, 1, 3, 4, 5)), draw.choice((1, 1, 1, 2)), draw.choice((1, 1, 1, 2))
+    a, batch, edge = groups * draw.choice((1, 4, 20)), draw.choice((1, 1, 2, 15, 16)), draw.choice((5, 6, 40))
+    model, x = nn.Conv2d(a, 2 * groups, kernel, stride, groups=groups, bias=False), torch.rand(batch, a, edge, edge)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        chosen = torch._C._select_conv_backend(
+            x, model.weight, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], groups
+        )
+    finally:
+        torch.set_num_threads(threads)
+    library = float("Mkldnn" in str(chosen))
+    forward, *_ = _physics(model, x.requires_grad_(), "convolution")
+    backward, *_ = _physics(model, x, "convolution_backward")
+    if forward.family == "conv":
+        assert (forward.dims["library"], backward.dims["library"]) == (library, 2 * library)
 
 
 @pytest.mark.parametrize(
