@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ FOLDS = 10
 
 NORMAL_MEAN = 1.25
 """Standard deviation of a normal distribution over its mean absolute deviation."""
+
+WHOLE = 1e15
+"""Numbers below this are whole in double precision where they say so."""
 
 MARGIN = 0.5
 """How far beyond the least and largest value of a feature (a logarithm to base 2) a shape still counts as inside, and how much further
@@ -141,28 +144,24 @@ class FamilyModel:
             "prior": dict(self.prior.per_count),
             "features": names,
             "counts": counts,
-            "samples": [
-                {
-                    "variant": sample.variant,
-                    "features": [sample.features.get(name) for name in names],
-                    "counts": [sample.counts.get(name, 0.0) for name in counts],
-                    "value": sample.value,
-                    "noise": sample.noise,
-                    "block": sample.block,
-                    "held_out": predicted,
-                    "held_out_spread": spread,
-                    "held_out_outside": outside,
-                }
-                for sample, predicted, spread, outside in zip(
-                    self.samples, self.held_out.predicted, self.held_out.spread, self.held_out.outside, strict=True
-                )
-            ],
+            # One list a column: a profile keeps thousands of samples.
+            "columns": {
+                "variant": [sample.variant for sample in self.samples],
+                "block": [sample.block for sample in self.samples],
+                "features": [[_short(sample.features.get(name)) for sample in self.samples] for name in names],
+                "counts": [[_short(sample.counts.get(name, 0.0)) for sample in self.samples] for name in counts],
+                "value": [_short(sample.value) for sample in self.samples],
+                "noise": [_short(sample.noise) for sample in self.samples],
+                "held_out": [_short(value) for value in self.held_out.predicted],
+                "held_out_spread": [_short(value) for value in self.held_out.spread],
+                "held_out_outside": list(self.held_out.outside),
+            },
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Build from what `to_json` wrote. Raises KeyError, TypeError or ValueError where a field is missing or wrong."""
-        rows = data["samples"]
+        rows = data["samples"] if "samples" in data else _rows(data["columns"])
         samples = [
             Sample(
                 family=data["family"],
@@ -212,6 +211,7 @@ def fit_family(
     if len(families) > 1:
         raise FitError(f"one family at a time, got {', '.join(sorted(families))}; group them with by_family")
     readings(samples)
+    samples = [_rounded(sample) for sample in samples]
     whole = prior or Prior.fit(samples)
     regressor = regressor_for(len(samples))
     return FamilyModel(samples, whole, regressor, _hold_out(samples, prior, folds, seed), seed=seed)
@@ -237,7 +237,7 @@ def _hold_out(samples: Sequence[Sample], prior: Prior | None, folds: int, seed: 
         seen_range = _Range(known)
         outside[unseen] = [bool(seen_range.outside(sample)) for sample in new]
     return HeldOut(
-        predicted=tuple(map(float, predicted)), spread=tuple(map(float, spread)), outside=tuple(map(bool, outside))
+        predicted=tuple(map(_digits, predicted)), spread=tuple(map(_digits, spread)), outside=tuple(map(bool, outside))
     )
 
 
@@ -284,6 +284,37 @@ class _Range:
             if not low - margin <= value <= high + margin:
                 found.append(f"{name} {value:.3g}, measured from {low:.3g} to {high:.3g}")
         return found
+
+
+def _rounded(sample: Sample) -> Sample:
+    """Return a sample at the digits that a profile keeps, so that the fit is the one that is read back."""
+    return replace(
+        sample,
+        features={name: _digits(value) for name, value in sample.features.items()},
+        counts={name: _digits(value) for name, value in sample.counts.items()},
+        value=None if sample.value is None else _digits(sample.value),
+        noise=_digits(sample.noise),
+    )
+
+
+def _digits(value: float) -> float:
+    """Return a number at six significant digits, far below any noise."""
+    return float(f"{value:.6g}")
+
+
+def _short(value: float | None) -> float | None:
+    """Return a number as JSON keeps it: a whole one without its point."""
+    return int(value) if value is not None and float(value).is_integer() and abs(value) < WHOLE else value
+
+
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the samples of `FamilyModel.to_json` one by one, as profiles had them before they kept columns."""
+    several, single = ("features", "counts"), [name for name in columns if name not in {"features", "counts"}]
+    turned = {name: list(zip(*columns[name], strict=True)) for name in several}
+    count = len(columns["value"])
+    turned = {name: rows or [()] * count for name, rows in turned.items()}
+    parts = zip(*(turned[name] for name in several), *(columns[name] for name in single), strict=True)
+    return [dict(zip((*several, *single), part, strict=True)) for part in parts]
 
 
 def _blocks(samples: Sequence[Sample]) -> list[str]:

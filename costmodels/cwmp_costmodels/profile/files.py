@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +79,11 @@ def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
         ProfileError: If the target cannot be written; what was there before is untouched.
     """
     target = Path(path)
-    write_atomic(target, profile.model_dump_json(indent=2) + "\n")
+    # Lists of numbers take a line each, not a line a number.
+    text = re.sub(
+        r'\[\n([^\[\]{}"]*)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", profile.model_dump_json(indent=2)
+    )
+    write_atomic(target, text + "\n")
     return target
 
 

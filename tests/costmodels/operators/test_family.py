@@ -172,6 +172,25 @@ def test_a_model_survives_json_to_the_last_digit(count):
     assert again.mean_abs_error == pytest.approx(model.mean_abs_error)
 
 
+def test_profiles_that_kept_samples_one_by_one_are_read():
+    model = fit_family(products(40, noise=0.05), folds=3)
+    data = model.to_json()
+    columns = data.pop("columns")
+    data["samples"] = [
+        {
+            "variant": columns["variant"][row],
+            "features": [column[row] for column in columns["features"]],
+            "counts": [column[row] for column in columns["counts"]],
+            **{name: columns[name][row] for name in ("value", "noise", "block", "held_out", "held_out_spread")},
+        }
+        for row in range(40)
+    ]
+    again = FamilyModel.from_json(data)
+    sample = products(1, seed=1)[0]
+    assert again.predict(sample) == model.predict(sample)
+    assert again.samples == model.samples
+
+
 def test_blocks_are_held_out_together():
     """Twenty shapes read five times each: whoever holds out readings one by one believes that shapes are known exactly."""
     draw = random.Random("blocks")

@@ -52,6 +52,14 @@ def test_a_profile_reads_back_as_it_was_saved(data, tmp_path):
     assert load_profile(save_profile(profile, tmp_path / "p.json")) == profile
 
 
+def test_lists_of_numbers_take_a_line_and_text_stays_as_it_is(data, tmp_path):
+    curve = {"entries": [1, 2.5, 1e-9], "density": [], "factor": [1, 1, 1], "time_factor": [1, 1, 1]}
+    data = {**data, "description": "[\n 1,\n 2\n]", "updates": {"sgd/dense": curve}}
+    path = save_profile(parse_profile(json.dumps(data)), tmp_path / "p.json")
+    assert load_profile(path) == parse_profile(json.dumps(data))
+    assert '"factor": [1.0, 1.0, 1.0]' in path.read_text()
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
