@@ -238,7 +238,7 @@ def operator_lines(profile: Profile) -> Iterator[str]:
         sizes = (f"{name} {len(data.get('samples', ()))}" for name, data in sorted(found.families.items()))
         yield f"families of operators (samples): {', '.join(sizes)}"
     calls = ", ".join(
-        f"{si(seconds, 's')} per {kind} call"
+        f"{si(seconds, 's')} per {'call of a step without a backward pass' if kind == 'alone' else f'{kind} call'}"
         for kind, seconds in found.overhead_s.items()
         if kind not in {"view", "step"}
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwmp_cli.options.console import DeviceName, Json, Preset, SysfsRoot, TdpW, err, out, print_json, si, warn
+from cwmp_cli.options.residency import settle_levels
 
 if TYPE_CHECKING:
     from cwmp_costmodels.profile.schema import Profile, ValidationBlock
@@ -65,6 +66,7 @@ def validate(
     with open_targets(kind, meter=named, truth=truth, seed=seed, sysfs_root=sysfs_root, tdp_w=rated_w) as targets:
         target = targets[0]
         check_same_device(loaded, target.device.info, target.meter.name)
+        settle_levels(target.device, loaded.device.info())
         plan = make_plan(
             target.device.info,
             target.meter,

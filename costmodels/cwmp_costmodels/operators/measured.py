@@ -162,8 +162,9 @@ def _enough(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def beside_s(calls: Mapping[str, float], overhead: Mapping[str, float]) -> float:
-    """Return the seconds of calls and views."""
-    return math.fsum(overhead.get(kind, 0.0) * amount for kind, amount in calls.items())
+    """Return the seconds of calls and views; profiles made before `alone` was told apart take their forward calls for it."""
+    told = {"alone": overhead.get("forward", 0.0), **overhead}
+    return math.fsum(told.get(kind, 0.0) * amount for kind, amount in calls.items())
 
 
 def _measured_error(block: BlockRecord, overhead: Mapping[str, float]) -> StepError:

@@ -79,7 +79,7 @@ def validate(profile: Profile, found: Measurements) -> ValidationBlock:
 
 def _case(profile: Profile, windows: list[Window], prices: OperatorPrices | None) -> ValidationCase:
     first = windows[0]
-    how = _by_counts(profile, first) if prices is None else _by_operators(prices, first)
+    how = _by_counts(profile, first) if prices is None else _by_operators(profile, prices, first)
     energy_j = how.pop("predicted_j")
     measured = [window.energy_j / window.iterations for window in windows]
     seconds = [window.duration_s / window.iterations for window in windows]
@@ -114,9 +114,10 @@ def _by_counts(profile: Profile, first: Window) -> dict[str, Any]:
     }
 
 
-def _by_operators(prices: OperatorPrices, first: Window) -> dict[str, Any]:
+def _by_operators(profile: Profile, prices: OperatorPrices, first: Window) -> dict[str, Any]:
     """Trace the step here and price its operators; the interval is in the detail."""
-    step = ModelStep(first.params, Operands("cpu", 0), train=first.workload == TrainingStep.name)
+    train = first.workload == TrainingStep.name
+    step = ModelStep(first.params, Operands("cpu", 0), train=train, device=profile.device.info())
     cost = prices.price(trace(step))
     return {
         "predicted_j": cost.energy_j,

@@ -19,6 +19,7 @@ from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.operators.op_counter import OpCounter
 from cwmp_profiler.workloads import WORKLOADS
 from cwmp_profiler.workloads.base import Point, Step, Workload
+from cwmp_profiler.workloads.memory import position_sets
 from cwmp_profiler.workloads.operands import Operands
 from cwmp_profiler.workloads.update import DENSE_STEPS, SPARSE_STEPS
 
@@ -71,13 +72,17 @@ class ModelStep:
         params: `model`, `batch`, `optimizer`, `density` (1 for a dense update).
         operands: Where random values come from and which device to use.
         train: Whether forward and backward run before the update.
+        device: Whose caches decide how many choices of entries take turns: each step chooses anew, as a selection does, so that an update
+            alone finds its lines where the model lives and not where the step before left them. None takes one choice.
 
     Attributes:
         persistent: Tensors that live from step to step: parameters, gradients, optimiser state.
         tell: Called with the kind of update (optimiser, mode, density, type, entries, name) before each tensor's, and with "" at the start of a step.
     """
 
-    def __init__(self, params: Mapping[str, Any], operands: Operands, *, train: bool) -> None:
+    def __init__(
+        self, params: Mapping[str, Any], operands: Operands, *, train: bool, device: DeviceInfo | None = None
+    ) -> None:
         torch.manual_seed(operands.seed)
         self._optimizer: str = params["optimizer"]
         self._train = train
@@ -96,16 +101,22 @@ class ModelStep:
         ]
         self._images = MODELS[params["model"]].inputs(params["batch"]).to(operands.device)
         self._labels = torch.arange(params["batch"], device=operands.device) % 10
+        entries = sum(parameter.numel() for parameter in self._parameters)
+        kept = sum(max(int(parameter.numel() * params["density"]), 1) for parameter in self._parameters)
+        held = 2 + STATE_TENSORS[self._optimizer]
+        turns = 1 if device is None or mode == "dense" else position_sets(entries, kept, device, tensors=held)
         self._positions = [
-            None if mode == "dense" else _positions(operands, index, parameter.numel(), params["density"])
+            None if mode == "dense" else _positions(operands, index, parameter.numel(), params["density"], turns)
             for index, parameter in enumerate(self._parameters)
         ]
+        self._turn = 0
         self.persistent = [*self._parameters, *self._gradients, *(t for state in self._states for t in state)]
         self.tell: Callable[[str], object] = lambda _: None
 
     def __call__(self) -> None:
         """Do one step."""
         self.tell("")
+        self._turn += 1
         if self._train:
             for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
                 parameter.grad = gradient.zero_()
@@ -118,10 +129,11 @@ class ModelStep:
 
     def _update(self, index: int) -> None:
         parameter = self._parameters[index].detach().view(-1)
-        gradient, chosen = self._gradients[index].view(-1), self._positions[index]
-        if chosen is None:
+        gradient, choices = self._gradients[index].view(-1), self._positions[index]
+        if choices is None:
             DENSE_STEPS[self._optimizer](parameter, gradient, self._states[index])
         else:
+            chosen = choices[self._turn % len(choices)]
             kept = gradient.index_select(0, chosen)
             SPARSE_STEPS[self._optimizer](parameter, chosen, kept, self._states[index])
 
@@ -147,8 +159,7 @@ class _ModelWork(Workload):
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         """Return a `ModelStep`."""
-        del device
-        return ModelStep(params, operands, train=self.train)
+        return ModelStep(params, operands, train=self.train, device=device)
 
 
 class TrainingStep(_ModelWork):
@@ -220,8 +231,8 @@ def build_model(name: str) -> torch.nn.Module:
     return MODELS[name].build()
 
 
-def _positions(operands: Operands, index: int, n: int, density: float) -> torch.Tensor:
-    return operands.positions(f"validate/{index}", n, max(int(n * density), 1), 1)[0]
+def _positions(operands: Operands, index: int, n: int, density: float, turns: int) -> list[torch.Tensor]:
+    return operands.positions(f"validate/{index}", n, max(int(n * density), 1), turns)
 
 
 @lru_cache(maxsize=8)

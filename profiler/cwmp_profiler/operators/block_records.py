@@ -118,11 +118,20 @@ class BlockRecord(_Record):
 def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[str, float]:
     """Return what overheads are priced by: operator calls of a step by phase, its views, calls weighted by `coldness`, and 1 a step.
 
+    A step without a backward pass (an update, inference) starts no engine and keeps no graph, and its calls follow each other from one
+    short loop: all of them, views as well, count as `alone`, and nothing once a step.
+
     Args:
         runs: Operators with their phase and how often they run in it.
         views: Calls that only make views or take memory.
     """
-    found = dict.fromkeys(PHASES, 0.0) | {"view": float(views), "cold": 0.0, "step": 1.0}
+    found = dict.fromkeys((*PHASES, "view", "cold", "step", "alone"), 0.0)
+    runs = list(runs)
+    if any(phase == "backward" for _, phase, _ in runs):
+        found |= {"view": float(views), "step": 1.0}
+    else:
+        runs = [(operator, "alone", amount) for operator, _, amount in runs]
+        found["alone"] = float(views)
     for operator, phase, amount in runs:
         found[phase] += amount
         found["cold"] += amount * coldness(operator)

@@ -3,6 +3,8 @@
     step time = sum of operators' times without the call + calls by phase x overhead + views x overhead + cold calls x overhead
                 + what a step costs once (starting the backward pass, the optimiser's own bookkeeping)
 
+    step without a backward pass = sum of operators' times without the call + calls and views x their own overhead
+
 Most steps here are of tensors so small that only calls cost; their mixtures of phases and views tell the overheads apart, and steps of a
 single layer beside long ones tell what a step costs once. Others move a few hundred kilobytes an operator, which drives the code of Python,
 autograd and the dispatcher out of the near cache: calls then cost more.
@@ -17,13 +19,18 @@ import torch
 from scipy.optimize import nnls
 from torch import nn
 
+from cwmp_profiler.counts import STATE_TENSORS
 from cwmp_profiler.operators.block_records import PHASES, BlockRecord
 from cwmp_profiler.operators.trace import Step
 from cwmp_profiler.operators.training import training_step
+from cwmp_profiler.workloads.update import DENSE_STEPS, SPARSE_STEPS
 
 WIDTH = 8
 ROWS = 4
-KINDS = (*PHASES, "view", "cold", "step")
+UPDATED = 8
+"""Tensors of a step that is an update alone."""
+
+KINDS = (*PHASES, "view", "cold", "step", "alone")
 
 
 def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
@@ -49,6 +56,12 @@ def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
         yield f"overhead/wide/{width}", _step(wide, torch.rand(rows, width, device=device), "momentum")
     images = nn.Sequential(*(nn.Sequential(nn.Conv2d(24, 24, 1), nn.BatchNorm2d(24), nn.SiLU()) for _ in range(5)))
     yield "overhead/images", _step(images, torch.rand(6, 24, 14, 14, device=device), "sgd")
+    for optimizer in ("sgd", "momentum", "adam"):
+        for sparse in (False, True):
+            yield (
+                f"overhead/update/{optimizer}/{'sparse' if sparse else 'dense'}",
+                _updates(device, optimizer, sparse=sparse),
+            )
 
 
 def fit_overhead(blocks: Sequence[BlockRecord]) -> dict[str, float]:
@@ -70,6 +83,24 @@ def fit_overhead(blocks: Sequence[BlockRecord]) -> dict[str, float]:
 
 def _step(model: nn.Module, x: torch.Tensor, optimizer: str) -> Step:
     return training_step(model.to(x.device), (x,), optimizer=optimizer, loss=lambda result: result.sum())
+
+
+def _updates(device: str, optimizer: str, *, sparse: bool) -> Step:
+    """Return the updates of several small tensors, without a backward pass."""
+    parameters = [torch.rand(ROWS, WIDTH, device=device) for _ in range(UPDATED)]
+    gradients = [torch.rand_like(parameter) for parameter in parameters]
+    states = [[torch.rand(ROWS * WIDTH, device=device) for _ in range(STATE_TENSORS[optimizer])] for _ in parameters]
+    chosen = torch.arange(0, ROWS * WIDTH, 4, device=device)
+
+    def step() -> None:
+        for parameter, gradient, state in zip(parameters, gradients, states, strict=True):
+            flat, full = parameter.detach().view(-1), gradient.view(-1)
+            if sparse:
+                SPARSE_STEPS[optimizer](flat, chosen, full.index_select(0, chosen), state)
+            else:
+                DENSE_STEPS[optimizer](flat, full, state)
+
+    return step
 
 
 def _single(flat: torch.Tensor, device: str) -> Iterator[tuple[str, nn.Module, torch.Tensor, str]]:

@@ -22,7 +22,7 @@ from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.operators.training import training_step
 from cwmp_profiler.sessions.measurements import MeterRecord
 
-OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "view": 1e-6, "cold": 7e-6, "step": 6e-5}
+OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "view": 1e-6, "cold": 7e-6, "step": 6e-5, "alone": 4e-6}
 FLOPS_S = 2e-11
 BYTES_S = 3e-10
 FAULT_S = 2e-6
@@ -106,8 +106,18 @@ def fitted(profile, blocks):
 
 
 def test_overheads_of_a_device_of_known_times_are_found(fitted):
-    for kind in ("forward", "update", "view"):
+    for kind in ("forward", "update", "view", "alone"):
         assert fitted.operators.overhead_s[kind] == pytest.approx(OVERHEAD[kind], rel=0.2)
+
+
+def test_an_update_alone_starts_no_backward_pass_and_is_not_charged_one(fitted):
+    parameter, gradient = torch.rand(64), torch.rand(64)
+    traced = trace(lambda: parameter.add_(gradient, alpha=-1e-6))
+    cost = OperatorPrices(fitted).price(traced)
+    assert cost.beside_s == pytest.approx(OVERHEAD["alone"], rel=0.05)
+    older = {kind: seconds for kind, seconds in fitted.operators.overhead_s.items() if kind != "alone"}
+    before = fitted.model_copy(update={"operators": fitted.operators.model_copy(update={"overhead_s": older})})
+    assert OperatorPrices(before).price(traced).beside_s == pytest.approx(older["forward"]), "a profile made before"
 
 
 def test_a_named_model_is_priced_by_what_was_measured_of_it(fitted):

@@ -138,7 +138,7 @@ def test_the_time_of_a_call_follows_from_all_that_was_timed_of_it(stopwatch, mon
 
 
 def test_overheads_put_in_are_found():
-    truth = {"forward": 5e-6, "backward": 3e-6, "update": 4e-6, "view": 2e-6, "cold": 9e-6, "step": 9e-5}
+    truth = {"forward": 5e-6, "backward": 3e-6, "update": 4e-6, "view": 2e-6, "cold": 9e-6, "step": 9e-5, "alone": 3e-6}
     blocks = []
     for name, step in overhead_steps():
         traced = Stopwatch("cpu", 1 << 14, 1)
@@ -147,7 +147,7 @@ def test_overheads_put_in_are_found():
         took = net + sum(truth[kind] * found.calls[kind] for kind in KINDS)
         blocks.append(found.model_copy(update={"step": found.step.model_copy(update={"seconds": took})}))
     fitted = fit_overhead(blocks)
-    for kind in ("forward", "update", "view", "step"):
+    for kind in ("forward", "update", "view", "step", "alone"):
         assert fitted[kind] == pytest.approx(truth[kind], rel=0.2)
 
 
