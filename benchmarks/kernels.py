@@ -4,7 +4,8 @@
 
 1% of the entries, single ones at random places, whole lines of 16 or half of each line, of a tensor and its optimiser state. *torch*
 is what code without these kernels does: `index_add_` for SGD, gather, compute and scatter for the others. *line copied* is
-`torch.copy_` of the tensor, by the line: what a line costs that streams. Sets of positions take turns; the median of the rounds.
+`torch.copy_` of the tensor, by the line: what a line costs that streams. Sets of positions take turns; the median of the rounds. The last
+rows hold what a receiver runs (`add_at`) against the step of SGD by whose measurement it is priced; the two take turns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import torch
 
 from cwmp_profiler.kernels.compiled import load
-from cwmp_profiler.kernels.scatter import step_at
+from cwmp_profiler.kernels.scatter import add_at, step_at
 from cwmp_profiler.workloads.update import RULES, SPARSE_STEPS
 
 LINE = 16
@@ -74,6 +75,21 @@ def main() -> None:
                 f"{optimizer:9} {kind:8} {mine / count * 1e9:6.1f} ns per {per}; torch {torchs / count * 1e9:7.1f} ns; "
                 f"ratio {mine / torchs:.2f}"
             )
+    for kind, positions in sets.items():
+        added, stepped = [], []
+        for turn in range(3 * options.rounds + 1):
+            first, second = positions[turn % 3], positions[(turn + 1) % 3]
+            for index, times, write in (
+                (first, added, lambda at: add_at(tensors[0], at, values, 1e-6)),
+                (second, stepped, lambda at: step_at(RULES["sgd"], tensors[0], at, values, step=1000)),
+            )[:: 1 if turn % 2 else -1]:
+                start = time.perf_counter()
+                write(index)
+                times.append(time.perf_counter() - start)
+        mine, other = statistics.median(added[1:]), statistics.median(stepped[1:])
+        print(
+            f"add       {kind:8} {mine / k * 1e9:6.2f} ns an entry; SGD {other / k * 1e9:6.2f} ns; ratio {mine / other:.3f}"
+        )
 
 
 if __name__ == "__main__":
