@@ -137,20 +137,27 @@ def stages(folder: Path) -> Iterator[list[Cell]]:
         for total in PLANNED[name]
     ]
     momentum = {"fields": {"optimizer": "momentum"}, "start": MOMENTUM_START, "budgets": ("1%", LARGE), "seeds": FEW}
-    yield list(_cells("edge-dram, momentum", "horowitz-45nm", "", SPARSE, **momentum))
-    yield [
-        replace(cell, part=f"{name}, way down", setting=downlink, fields={**cell.fields, **more})
-        for name in ("edge-dram", "wifi", "ble")
-        for downlink, more in (("union", {}), ("selected", {"downlink": "selected"}))
-        for cell in _cells(name, *SCENARIOS[name][:2], ("cwmp",), budgets=("1%", LARGE), seeds=FEW)
-    ]
-    yield [
-        replace(cell, tuned=("two-class", cell.setting, cell.budget))
-        for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn))
-        for cell in _cells(f"two-class, {kind}", profile, "", SPARSE, budgets=("1%", LARGE), seeds=FEW)
-    ]
+    side = [list(_cells("edge-dram, momentum", "horowitz-45nm", "", SPARSE, **momentum))]
+    side.append(
+        [
+            replace(cell, part=f"{name}, way down", setting=downlink, fields={**cell.fields, **more})
+            for name in ("edge-dram", "wifi", "ble")
+            for downlink, more in (("union", {}), ("selected", {"downlink": "selected"}))
+            for cell in _cells(name, *SCENARIOS[name][:2], ("cwmp",), budgets=("1%", LARGE), seeds=FEW)
+        ]
+    )
+    side.append(
+        [
+            replace(cell, tuned=("two-class", cell.setting, cell.budget))
+            for kind, profile in (("conv", "two-class:10:conv"), ("random", drawn))
+            for cell in _cells(f"two-class, {kind}", profile, "", SPARSE, budgets=("1%", LARGE), seeds=FEW)
+        ]
+    )
+    yield from side
     yield list(_main("lte", seeds=FEW))
     yield [cell for name in ("wifi", "ble", "lte") for cell in _main(name)]
+    for stage in side:
+        yield [replace(cell, seeds=SEEDS) for cell in stage]
 
 
 def _main(name: str, seeds: tuple[int, ...] = SEEDS) -> Iterator[Cell]:

@@ -70,11 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     writing = verbs.add_parser("write")
     writing.add_argument("folder", type=Path)
     writing.add_argument("-o", "--output", type=Path, default=Path("docs/results.md"))
+    writing.add_argument("--note", default="", help="a paragraph on these runs: which commit ran them")
     options = parser.parse_args(argv)
     if options.verb == "run":
         run(options.output, options.jobs, set(filter(None, options.settings.split(","))))
     else:
-        write(options.folder, options.output)
+        write(options.folder, options.output, options.note)
     return 0
 
 
