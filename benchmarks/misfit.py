@@ -1,6 +1,6 @@
 """Does a fit say so when the model does not hold? Simulated devices with physics that no linear model contains.
 
-    python benchmarks/misfit.py [--seeds 3] [--sound 40] [TRUTH ...]
+    python benchmarks/misfit.py [--seeds 3] [--sound 40] [--first-seed 0] [TRUTH ...]
 
 Three sorts, each at several strengths: cache knees (traffic costs more near a level's edge, less far inside), DVFS (the
 device throttles during the session and runs slower), and DRAM whose cost per byte depends on how busy it is. Printed: the verdict, the
@@ -162,10 +162,10 @@ NAMED: Mapping[str, tuple[str, Callable[[float, Profile], Distortion], tuple[flo
 STRENGTHS = (0.1, 0.3, 1.0)
 
 
-def row(truth: Profile, label: str, distortion: Distortion | None, seeds: int, folder: Path) -> list[str]:
+def row(truth: Profile, label: str, distortion: Distortion | None, seeds: range, folder: Path) -> list[str]:
     fits = [
         fit_sessions([measure(truth, seed, folder, preset="standard", distortion=distortion)], seed=seed)
-        for seed in range(seeds)
+        for seed in seeds
     ]
     blocks = [profile.fit for profile in fits if profile.fit is not None]
     off = [
@@ -186,7 +186,7 @@ def row(truth: Profile, label: str, distortion: Distortion | None, seeds: int, f
     return verdicts
 
 
-def named(truth: Profile, seeds: int, sound: int, folder: Path) -> bool:
+def named(truth: Profile, seeds: range, sound: range, folder: Path) -> bool:
     """Print which causes fits name, of bent devices and of the unbent one; True if each is named and nothing else is."""
     ok = True
     cases = [("unbent", "", None, 0.0)] + [
@@ -194,7 +194,7 @@ def named(truth: Profile, seeds: int, sound: int, folder: Path) -> bool:
     ]
     for label, cause, bend, strength in cases:
         found = []
-        for seed in range(seeds if cause else sound):
+        for seed in seeds if cause else sound:
             distortion = None if bend is None else bend(strength, truth)
             session = measure(truth, seed, folder, preset="standard", distortion=distortion)
             warnings = fit_sessions([session], seed=seed, bootstrap=20).fit.warnings
@@ -256,20 +256,22 @@ def main() -> int:
     parser.add_argument(
         "--sound", type=int, default=40, help="sessions of the unbent device in which nothing may be named"
     )
+    parser.add_argument("--first-seed", type=int, default=0, help="of all sessions; those from 0 on were looked at")
     options = parser.parse_args()
+    seeds, sound = (range(options.first_seed, options.first_seed + count) for count in (options.seeds, options.sound))
     ok = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for truth_name in options.truths:
             truth, remark = identifiable(load_profile(truth_name))
             print(f"\n{truth_name}{': ' + remark if remark else ''}")
-            ok &= "bad" not in row(truth, "as the model says", None, options.seeds, folder)
+            ok &= "bad" not in row(truth, "as the model says", None, seeds, folder)
             for label, bend in BENT.items():
                 for strength in STRENGTHS:
-                    verdicts = row(truth, f"{label} {strength:g}", bend(strength), options.seeds, folder)
+                    verdicts = row(truth, f"{label} {strength:g}", bend(strength), seeds, folder)
                     ok &= "good" not in verdicts
             print("  causes by name:")
-            ok &= named(truth, options.seeds, options.sound, folder)
+            ok &= named(truth, seeds, sound, folder)
             print("  update windows:")
             updates_in_the_main_fit(truth, folder)
     print("\nPASS" if ok else "\nMISSED")

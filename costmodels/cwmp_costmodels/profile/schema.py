@@ -268,7 +268,7 @@ class SimulationBlock(_Model):
 
 
 class Profile(Shown, _Model):
-    """A device profile, schema version 2. See docs/profile.md."""
+    """A device profile, schema version 3. See docs/profile.md."""
 
     schema_version: Literal[3] = 3
     name: ProfileName

@@ -18,6 +18,9 @@ DEFAULTS_VERSION = 3
 """Counts changes of defaults, and of what is charged: runs from before have other names."""
 
 
+PLANNER_VERSION = 2
+"""Counts changes of what a plan of the same joules does (2: its price is a share of a contact's squared change)."""
+
 KEEPS_ALL = "dense"
 """The rule that leaves nothing out: it needs no choice, no budget and no feedback. Its name in the saved record of a run as well."""
 
@@ -131,4 +134,6 @@ class RunConfig(Settings):
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data_dir"}
         changed = {f.name: found[f.name] for f in fields(self) if f.name in found and found[f.name] != f.default}
         changed["defaults"] = DEFAULTS_VERSION
+        if self.total_budget:
+            changed["planner"] = PLANNER_VERSION
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ import pytest
 
 from cwmp_federated.errors import FederatedError
 from cwmp_federated.records.budgets import Budget, assign_profiles, budget_of, parse_budget, parse_budgets, parse_mix
-from cwmp_federated.records.config import RunConfig
+from cwmp_federated.records.config import PLANNER_VERSION, RunConfig
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,14 @@ def test_run_settings_survive_both_ways():
     assert RunConfig.from_run_config({**config.to_run_config(), "output-dir": "x"}) == config
     assert RunConfig.from_run_config({"profile": "a", "learning-rate": 1}).learning_rate == 1.0
     assert config.identity() != config.with_changes(seed=1).identity()
+
+
+def test_a_planned_run_of_another_planner_is_another_run(monkeypatch):
+    plain, planned = RunConfig(profile="a"), RunConfig(profile="a", total_budget="1J")
+    before = plain.identity(), planned.identity()
+    monkeypatch.setattr("cwmp_federated.records.config.PLANNER_VERSION", PLANNER_VERSION + 1)
+    assert plain.identity() == before[0]
+    assert planned.identity() != before[1]
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,12 @@ def test_a_slope_that_is_no_slope_is_refused(tmp_path):
         open_meter(tmp_path, slope=-1)
 
 
+def test_an_option_that_is_none_is_refused(tmp_path):
+    """Slope had another name once: a calibration that is not taken must not be taken for one."""
+    with pytest.raises(MeterUnavailableError, match="has no option 'gain'"):
+        open_meter(tmp_path, gain=1.1451)
+
+
 def test_the_board_is_known(tmp_path):
     base = tmp_path / "firmware/devicetree/base"
     base.mkdir(parents=True)

@@ -27,6 +27,8 @@ MAX_RAIL_W: Final = 60.0
 LEAST_SAMPLE_S: Final = 0.1
 """Samples are taken at least this far apart, even where density matters more than their cost."""
 
+KNOWN_OPTIONS: Final = frozenset({"command", "mailbox", "ioctl", "slope", "offset_w"})
+
 _UNCALIBRATED: Final = (
     "only the power chip's own outputs are seen: not USB, HATs, NVMe, nor converter losses; calibrate this board against a "
     "meter at its supply for a total"
@@ -176,6 +178,10 @@ class Factory(MeterFactory):
             MeterUnavailableError: If there is no way to ask it, it refuses, or this is another board.
         """
         options: Mapping[str, Any] = context.options.get("rpi5") or {}
+        if unknown := sorted(set(options) - KNOWN_OPTIONS):
+            raise MeterUnavailableError(
+                f"the rpi5 meter has no option {unknown[0]!r}", f"its options are {', '.join(sorted(KNOWN_OPTIONS))}"
+            )
         slope, offset_w = options.get("slope"), options.get("offset_w")
         if (argument := context.options.get("rpi5.argument")) is not None:
             slope, offset_w = _calibration(argument)
