@@ -8,13 +8,15 @@ three networks at batch 512. None of it is ours, so nothing of it is in this rep
 
 Printed per layer: mean absolute error of fits that never saw the shape (ten parts), beside physics alone, beside the same trees on
 the logarithms of bare shapes, and beside what the counter's own edges leave uncertain: RAPL counts once a millisecond, so a hundred
-windows of half a millisecond know their mean to 10% and no better. Then each network from the layers, with the share that lies
-outside of what was measured, its error in seconds beside that in joules (an error that both share is of kernels, not of power),
-and what each kind of work is thought to take. How far layers carry beyond their shapes is tried on the layers themselves: fits to
+windows of half a millisecond know their mean to 10% and no better. Then each network from the layers: what a profile would say of it
+(no joules, where more than a tenth of it lies outside of what was measured), and beside it, in brackets, what comes out if its fits are
+carried on all the same, with its error in seconds beside that in joules (an error that both share is of kernels, not of power), and
+what each kind of work is thought to take. A network's reading in which a counter wrapped is left out by name; what it was if the
+counter wrapped once is told beside. How far layers carry beyond their shapes is tried on the layers themselves: fits to
 small ones predict those that are more than twice as wide on both sides. Readings that no work can have are left out and named.
 Four minutes.
 
-Wanted: linear at most 7%, convolution and pooling at most 12% (a whole layer: forward and backward), networks within 15%.
+Wanted: linear at most 7%, convolution and pooling at most 12% (a whole layer: forward and backward), networks within 15%, in brackets too.
 Exit status 1 if any is missed.
 """
 
@@ -35,7 +37,7 @@ from networks_of_others import Layer, layers_of
 from cwmp_costmodels.errors import FitError
 from cwmp_costmodels.operators.family import FamilyModel, fit_family
 from cwmp_costmodels.operators.sample import Sample
-from cwmp_costmodels.operators.step import predict_step
+from cwmp_costmodels.operators.step import StepPrediction, predict_step
 
 LAYERS = Path("out/broadwell-ep-2025-05-05T11-01-26")
 WANTED = {"linear": 0.07, "conv": 0.12, "pool": 0.12}
@@ -153,8 +155,9 @@ def sample(layer: Layer, direction: str, joules: float | None = None, noise: flo
         if window > 1:
             counts["columns"] = ENTRY * rows * inner
         if direction == "backward":
-            # Loss: two read, one written, one read for the mean; its gradient: two read, one written; the bias reads one more.
-            counts["stream"] = 8 * ENTRY * result
+            # Loss: two read, one written, one read for the mean; its gradient: two read, one written; the bias reads one more. The
+            # result's own bytes go along with these, so that one price is told of all of them and not a share of it by chance.
+            counts["stream"] = 8 * ENTRY * result + counts.pop("written")
     return Sample(
         family=f"{layer.kind} {direction}",
         features={f"log_{name}": math.log2(value) for name, value in logs.items()} | fills,
@@ -209,7 +212,7 @@ def judge(kind: str, rows: Sequence[Row]) -> tuple[dict[str, FamilyModel], bool]
 
 
 def network_samples(layers: Sequence[Layer], direction: str) -> list[tuple[Sample, float]]:
-    """Return what a pass of a network is made of.
+    """Return what a pass of a network is made of, kinds that no layer was read for among them.
 
     A gradient of an input multiplies as the forward pass of the transposed layer does; the readings of layers hold none, because
     nothing came before them.
@@ -228,6 +231,9 @@ def network_samples(layers: Sequence[Layer], direction: str) -> list[tuple[Sampl
                 parts.append((sample(across, "forward"), (layer.side_out / across.side_out) ** 2))
         elif layer.kind == "pool" and direction == "forward":
             parts.append((sample(layer, direction), 1.0))
+        else:
+            family = f"{layer.kind} {direction}"
+            parts.append((Sample(family=family, features={}, counts={"call": 1.0}, label=family), 1.0))
     return parts
 
 
@@ -263,13 +269,24 @@ def carry(folder: Path) -> None:
 
 
 def parts_of(layers: Sequence[Layer], direction: str, models: Mapping[str, FamilyModel]) -> dict[str, float]:
-    """Return joules (or seconds, as the models are) of a pass by kind of work."""
+    """Return joules (or seconds, as the models are) of a pass by kind of work, extrapolated without a word of doubt."""
     parts: dict[str, float] = {}
     for one, times in network_samples(layers, direction):
-        kind = one.family.split()[0] + (" to inputs" if one.family.split()[1] != direction else "")
-        parts[kind] = parts.get(kind, 0.0) + times * models[one.family].predict(one).value
+        if one.family in models:
+            kind = one.family.split()[0] + (" to inputs" if one.family.split()[1] != direction else "")
+            parts[kind] = parts.get(kind, 0.0) + times * models[one.family].predict(one).value
     per_byte = models["conv backward"].prior.per_count["stream"]
     return parts | {"never read": per_byte * streamed_bytes(layers, direction)}
+
+
+def said(step: StepPrediction, never_read: float) -> str:
+    """Return what a profile says of a pass, in words."""
+    share = (step.outside_share * step.value + never_read) / (step.value + never_read)
+    kinds = ", ".join(sorted({name.split()[0] for name in step.unknown}))
+    why = f"{share:.0%} of it outside of the layers' shapes" + (f" or of kinds never read ({kinds})" if kinds else "")
+    if not step.claimed:
+        return f"no estimate: {why}"
+    return f"{step.value:.2f} J ({step.low:.2f} to {step.high:.2f}); {why}"
 
 
 def judge_networks(folder: Path, models: Mapping[str, FamilyModel], timed: Mapping[str, FamilyModel]) -> bool:
@@ -277,8 +294,9 @@ def judge_networks(folder: Path, models: Mapping[str, FamilyModel], timed: Mappi
     ok = True
     per_byte = models["conv backward"].prior.per_count["stream"]
     print(
-        f"\nnetworks from layers; what no layer was read for (activations, norms, sums, depthwise convolutions, pools backward, dropout) "
-        f"streams at {per_byte * 1e9:.2f} nJ/B, as a loss and its gradient do"
+        f"\nnetworks from layers. [In brackets: no estimate but fits carried on beyond what they saw; what no layer was read for "
+        f"(activations, norms, sums, depthwise convolutions, pools backward, dropout) streams at {per_byte * 1e9:.2f} nJ/B, as a loss and "
+        "its gradient do]"
     )
     for name in NETWORKS:
         told = json.loads((folder / "nets/out" / f"broadwell-ep_{name}.json").read_text())
@@ -288,24 +306,30 @@ def judge_networks(folder: Path, models: Mapping[str, FamilyModel], timed: Mappi
             read, read_s = (told[f"{direction}_{what}"][0] / 1e6 for what in ("energy", "time"))
             parts, parts_s = parts_of(layers, direction, models), parts_of(layers, direction, timed)
             predicted, predicted_s = sum(parts.values()), sum(parts_s.values())
-            outside = predict_step(network_samples(layers, direction), models).outside_share
-            share = (outside * (predicted - parts["never read"]) + parts["never read"]) / predicted
-            told_parts = ", ".join(f"{kind} {value:.2f}" for kind, value in parts.items() if value)
+            step = predict_step(network_samples(layers, direction), models)
             reason = wrapped(f"{name}", direction, read, NETWORK_WINDOWS)
+            print(
+                f"  {name:<20} {direction:<9} read {'':>7}   left out: {reason}"
+                if reason
+                else f"  {name:<20} {direction:<9} read {read:5.2f} J"
+            )
+            print(f"    a profile says {said(step, parts['never read'])}")
             if reason:
-                print(f"  {name:<20} {direction:<9} predicted {predicted:6.2f} J   left out: {reason}")
+                once = read + WRAP_J / NETWORK_WINDOWS
+                print(
+                    f"    (had the counter wrapped once, {once:.2f} J, {once / read_s:.0f} W; no other number of wraps makes a power that a processor can have)"
+                )
+                read = once
             else:
                 both.append((predicted, read))
                 ok &= abs(predicted / read - 1) <= WANTED_NETWORK
-                print(
-                    f"  {name:<20} {direction:<9} predicted {predicted:6.2f} J   read {read:6.2f} J   error {predicted / read - 1:+6.1%}   "
-                    f"outside of the layers' shapes or kinds {share:4.0%} of it"
-                )
+            told_parts = ", ".join(f"{kind} {value:.2f}" for kind, value in parts.items() if value)
             print(
-                f"    seconds predicted {predicted_s:.3f}, read {read_s:.3f}, error {predicted_s / read_s - 1:+.0%}; joules of {told_parts}"
+                f"    [extrapolated {predicted:.2f} J, {predicted / read - 1:+.1%}; {predicted_s:.3f} s where {read_s:.3f} s were read, "
+                f"{predicted_s / read_s - 1:+.0%}; joules of {told_parts}]"
             )
         if len(both) == len(PASSES):
-            print(f"  {name:<20} both      error {sum(p for p, _ in both) / sum(r for _, r in both) - 1:+6.1%}")
+            print(f"  {name:<20} both      [{sum(p for p, _ in both) / sum(r for _, r in both) - 1:+.1%}]")
     return ok
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from cwmp_costmodels.operators.family import FamilyModel
 from cwmp_costmodels.operators.sample import Sample
-
-COMMON = 0.5
-"""Share of an error that operators of one family make alike; the rest is each one's own and averages out."""
+from cwmp_costmodels.operators.scale import COMMON, MOST_OUTSIDE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +30,11 @@ class StepPrediction:
     outside_share: float
     outside: Mapping[str, tuple[str, ...]]
     unknown: tuple[str, ...]
+
+    @property
+    def claimed(self) -> bool:
+        """Whether `value` is an estimate of the step: no family is missing, and at most a tenth lies outside of what was measured."""
+        return not self.unknown and self.outside_share <= MOST_OUTSIDE
 
 
 def predict_step(

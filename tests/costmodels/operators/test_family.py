@@ -237,6 +237,9 @@ def test_a_step_is_the_sum_with_its_unknowns_named():
     assert set(step.outside) == {"mm 8192x64 64x64"}
     assert step.unknown == ("relu 10",)
     assert step.low < step.value < step.high
+    assert not step.claimed, "a part of the step is missing"
+    assert predict_step([(known, 3)], models).claimed
+    assert not predict_step([(known, 1), (far, 1)], models).claimed, "more than a tenth lies outside"
     wide = predict_step([(known, 3)], models, slope=0.5)
     narrow = predict_step([(known, 3)], models)
     assert wide.high - wide.value == pytest.approx(math.hypot(narrow.high - narrow.value, 0.5 * narrow.value))
