@@ -240,6 +240,68 @@ def sparse_update(
     return add(gathers, work, scatters, apply)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the chosen entries of a tensor lie; numbers may be expectations.
+
+    Attributes:
+        kept: Entries chosen.
+        lines: Lines they lie in.
+        streamed: Those of the lines whose two predecessors are touched as well: a processor fetches them ahead.
+        handled: Entries that are handled one by one, and runs of a line's length that are handled as one.
+    """
+
+    kept: float
+    lines: float
+    streamed: float
+    handled: float
+
+
+def random_places(n: int, k: float, *, whole_lines: bool = False, entry_bytes: int = 4, line_bytes: int = 64) -> Places:
+    """Return what to expect of k of n entries chosen uniformly, one by one or (`whole_lines`) as whole lines."""
+    per_line = line_bytes // entry_bytes if whole_lines else 1
+    size, width = max(n // per_line, 1), entry_bytes * per_line
+    lines = lines_touched(size, k / per_line, entry_bytes=width, line_bytes=line_bytes)
+    touched = lines / max(size * width / line_bytes, 1.0)
+    return Places(kept=k, lines=lines, streamed=lines * touched**2, handled=k / per_line)
+
+
+def fused_step(
+    places: Places,
+    level: str,
+    optimizer: Optimizer,
+    *,
+    entry_bytes: int = 4,
+    line_bytes: int = 64,
+    temporary_level: str | None = None,
+    processor_caches: bool = False,
+) -> Counts:
+    """Return the counts of one sparse optimiser step as the compiled loops of `cwmp_profiler.kernels` do it.
+
+    One pass: parameter and state are changed line by line, indices are streamed twice (they are checked first) and values once;
+    there are no temporaries. Whole lines are handled as one, not entry by entry.
+
+    Args:
+        places: Which entries.
+        level: Memory level where parameter and state live.
+        optimizer: Which step.
+        entry_bytes: Bytes of an entry.
+        line_bytes: Bytes of a line.
+        temporary_level: Memory level of indices and values; None takes `level`.
+        processor_caches: Whether the device is counted as a processor (see the module).
+    """
+    step, tensors, k = FUSED_STEPS[optimizer], 1.0 + STATE_TENSORS[optimizer], places.kept
+    ahead = places.streamed if processor_caches else 0.0
+    divisions = step.divisions if processor_caches else 0
+    work = {f"{level}_line": (places.lines - ahead) * tensors, "elem_float32": float(k * (step.flops - divisions))}
+    if processor_caches:
+        work[f"{level}_write"] = ahead * line_bytes * tensors
+        work["index"] = places.handled
+    if divisions:
+        work["div_float32"] = float(k * divisions)
+    return add(stream(temporary_level or level, read_bytes=k * (2 * INDEX_BYTES + step.reads * entry_bytes)), work)
+
+
 def fused_update(
     n: int,
     k: float,
@@ -252,39 +314,16 @@ def fused_update(
     temporary_level: str | None = None,
     processor_caches: bool = False,
 ) -> Counts:
-    """Return the counts of one sparse optimiser step as the compiled loops of `cwmp_profiler.kernels` do it.
-
-    One pass: parameter and state are changed line by line, indices are streamed twice (they are checked first) and values once;
-    there are no temporaries. Whole lines are handled as one, not entry by entry.
-
-    Args:
-        n: Entries of the tensor.
-        k: Entries updated; may be a fraction (an expectation).
-        level: Memory level where parameter and state live.
-        optimizer: Which step.
-        whole_lines: Whether the k entries fill lines that are chosen uniformly, instead of being chosen one by one.
-        entry_bytes: Bytes of an entry.
-        line_bytes: Bytes of a line.
-        temporary_level: Memory level of indices and values; None takes `level`.
-        processor_caches: Whether the device is counted as a processor (see the module).
-    """
-    step, tensors = FUSED_STEPS[optimizer], 1.0 + STATE_TENSORS[optimizer]
-    entries_per_line = line_bytes // entry_bytes if whole_lines else 1
-    touched = scattered(
-        max(n // entries_per_line, 1),
-        k / entries_per_line,
+    """Return the counts of `fused_step` for k of n entries chosen uniformly, or for whole lines chosen uniformly."""
+    return fused_step(
+        random_places(n, k, whole_lines=whole_lines, entry_bytes=entry_bytes, line_bytes=line_bytes),
         level,
-        entry_bytes=entry_bytes * entries_per_line,
+        optimizer,
+        entry_bytes=entry_bytes,
         line_bytes=line_bytes,
+        temporary_level=temporary_level,
         processor_caches=processor_caches,
     )
-    divisions = step.divisions if processor_caches else 0
-    work = {**scale(touched, tensors), "elem_float32": float(k * (step.flops - divisions))}
-    if divisions:
-        work["div_float32"] = float(k * divisions)
-    if processor_caches:
-        work["index"] = k / entries_per_line
-    return add(stream(temporary_level or level, read_bytes=k * (2 * INDEX_BYTES + step.reads * entry_bytes)), work)
 
 
 def blend(shares: Mapping[str, float], counts_at: Callable[[str], Counts]) -> Counts:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cwmp_costmodels.costs.interval import Interval, interval_j
+from cwmp_costmodels.costs.places import places_of
 from cwmp_costmodels.costs.scenario import Scenario, open_links
 from cwmp_costmodels.costs.tensor import CAUSES, LayerCost
 from cwmp_costmodels.costs.tiers import TensorCosts
 from cwmp_costmodels.errors import ModelError, ProfileError
 from cwmp_costmodels.networks.inspect import inspect_model
 from cwmp_costmodels.networks.tensors import Inspection, TensorInfo
-from cwmp_costmodels.profile.factors import UpdateFactors, sparse_mode
+from cwmp_costmodels.profile.factors import NAME_PREFIX, Factor, UpdateFactors, factor_of, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.profile.validity import validity_remark
-from cwmp_profiler.counts import STATE_TENSORS
+from cwmp_costmodels.profile.writes import part_factors
+from cwmp_profiler.counts import STATE_TENSORS, Optimizer
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance, weakest
 from cwmp_profiler.si_prefixes import si
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from cwmp_costmodels.networks.gradient_flops import GradientFlops
+    from cwmp_costmodels.profile.operators import Part
     from cwmp_costmodels.profile.schema import Profile
 
 
@@ -49,7 +55,7 @@ class LayerCosts(Shown):
     ) -> None:
         self.layers = {layer.tensor.name: layer for layer in layers}
         self.scenario = layers[0].scenario
-        self._prices, self._links = layers[0].prices, layers[0].links
+        self._prices, self._links, self._inspection = layers[0].prices, layers[0].links, inspection
         self.static = self._prices.static
         self.skipped = dict(inspection.skipped)
         self.gradient = gradient
@@ -167,6 +173,26 @@ class LayerCosts(Shown):
         layer, tiers = self._layer(name), self._layer(name).tiers
         entry_j, dense_j = sum(tiers.entry.values()), sum(tiers.whole.values())
         return TensorCosts(entry_j, tiers.line_j, layer.line_entries, tiers.once_j, dense_j)
+
+    def near(self, indices: Mapping[str, torch.Tensor]) -> LayerCosts:
+        """Return these costs with tiers of the places that a selection chose, instead of random ones at the scenario's density.
+
+        What a line costs depends on whether it follows others that are touched, which a price cannot know beforehand. Selections of
+        neighbouring steps look alike: with prices near the last one, the next is charged what it takes.
+
+        Args:
+            indices: Chosen flat positions by parameter name, ascending, as `SparseUpdate.indices`; tensors of which nothing or all
+                was chosen keep their tiers.
+
+        Raises:
+            ModelError: If a name is unknown.
+        """
+        layers = dict(self.layers)
+        for name, index in indices.items():
+            layer = self._layer(name)
+            if 0 < index.numel() < layer.tensor.numel:
+                layers[name] = replace(layer, places=places_of(index.numpy(force=True), layer.line_entries))
+        return LayerCosts(list(layers.values()), inspection=self._inspection, gradient=self.gradient)
 
     def parts_j(
         self,
@@ -297,6 +323,8 @@ def layer_costs(
             receiver_factors=UpdateFactors(profile, tensor, "sgd"),
             compiled=sparse_mode(profile, tensor, scenario.optimizer) == "entries",
             receiver_compiled=sparse_mode(profile, tensor, "sgd") == "entries",
+            parts=_parts(profile, tensor, scenario.optimizer, own / (2 + STATE_TENSORS[scenario.optimizer])),
+            receiver_parts=_parts(profile, tensor, "sgd", theirs),
             gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
             prices=prices,
             scenario=scenario,
@@ -314,7 +342,18 @@ def layer_costs(
     return costs
 
 
-def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> int:
+def _parts(
+    profile: Profile, tensor: TensorInfo, optimizer: Optimizer, set_bytes: float
+) -> Mapping[Part, Factor] | None:
+    """Return the corrections of compiled writes of a tensor that lives among so many bytes of parameters, None without any."""
+    writes = profile.writes.get(optimizer)
+    named = (factor_of(profile, tensor, optimizer, "entries").key or "").startswith(NAME_PREFIX)
+    return None if writes is None or named else part_factors(writes, set_bytes / tensor.entry_bytes)
+
+
+def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> float:
     """Bytes among which a tensor lives between updates: `copies` counts parameter, gradient and state tensors of the step."""
+    if scenario.residency == "memory":
+        return math.inf
     tensors = inspection.tensors if scenario.residency == "step" else (tensor,)
     return sum(t.numel * t.entry_bytes for t in tensors) * copies

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cwmp_costmodels.profile.schema import Profile
     from cwmp_costmodels.radio import Code, Framing, Radio
 
-Residency = Literal["step", "tensor"]
+Residency = Literal["step", "tensor", "memory"]
 Decay = Literal["lazy", "dense"]
 INDEX_CODES = ("entropy", "rice", "leb128", "coo", "bitmask")
 """Codes that send positions; `dense` of the radio's codes sends none."""
@@ -37,7 +37,7 @@ class Scenario:
         framing: Headers and retries on the air; None for bare bits.
         residency: What decides where a tensor lives between two updates: the working set of the whole `step` (a cache that
             the step sweeps over holds all of it or nothing), or each `tensor` for itself (a cache or scratchpad that
-            keeps small tensors).
+            keeps small tensors). `memory`: other work in between, as large activations of a backward pass, sweeps all caches.
         state_decay: What a step does to entries that were not kept. `lazy`: nothing, momentum, moments and weights decay where an
             entry is kept (a step over chosen entries, as federated clients here do). `dense`: all of a touched tensor decays
             (a gradient that is zero elsewhere goes through `torch.optim`). Alike for plain SGD without weight decay.

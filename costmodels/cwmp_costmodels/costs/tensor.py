@@ -14,19 +14,22 @@ dense step that follows are paid once per touched tensor.
 
 A table asks what k entries at random places cost. A selection asks for prices that add up: joules by entry, by line really touched,
 and by tensor (`Tiers`). What does not add up, where the small temporaries live and which lines are fetched ahead, is taken as it is at
-the scenario's density.
+the scenario's density, or where an earlier selection chose (`LayerCosts.near`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from typing import NamedTuple
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
 from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.profile.factors import Factor, UpdateFactors
+from cwmp_costmodels.profile.operators import Part
 from cwmp_costmodels.profile.prices import Prices
+from cwmp_costmodels.profile.writes import split
 from cwmp_profiler.counts import (
     SELECT,
     STATE_TENSORS,
@@ -34,12 +37,13 @@ from cwmp_profiler.counts import (
     Counts,
     Kernel,
     Optimizer,
+    Places,
     add,
     blend,
     dense_update,
     elementwise,
-    fused_update,
-    lines_touched,
+    fused_step,
+    random_places,
     scale,
     scattered,
     sparse_update,
@@ -93,6 +97,22 @@ class Tiers:
         return parts if kept < numel or dearer else dict(self.whole)
 
 
+class Write(NamedTuple):
+    """Something that an update does to a tensor.
+
+    Attributes:
+        times: How often.
+        factor: Its correction.
+        counts: Its counts.
+        part: The part of a compiled write that it is; None for a whole update.
+    """
+
+    times: int
+    factor: Factor
+    counts: Counts
+    part: Part | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
     """Cost of one parameter tensor.
@@ -106,6 +126,9 @@ class LayerCost:
         compiled: Whether chosen entries are written by this project's compiled kernels, as the profile measured them (one pass), or
             by torch's indexed ones (gather, compute, scatter).
         receiver_compiled: The same of a receiver's addition, which is priced as a step of SGD.
+        parts: Corrections of the compiled kernels part by part, in the place of `factors`; None where the profile has none.
+        receiver_parts: The same of a receiver's addition.
+        places: Where an earlier selection chose, which `tiers` are then of; None takes random places at the scenario's density.
         factors: Corrections of the local update.
         receiver_factors: Corrections of a receiver's addition.
         gradient_flops: Floating-point operations of the weight gradient per entry and local step; 0 if not asked for.
@@ -127,6 +150,9 @@ class LayerCost:
     receiver_shares: Mapping[str, float] | None = None
     compiled: bool = False
     receiver_compiled: bool = False
+    parts: Mapping[Part, Factor] | None = None
+    receiver_parts: Mapping[Part, Factor] | None = None
+    places: Places | None = None
 
     @cached_property
     def line_entries(self) -> int:
@@ -135,13 +161,17 @@ class LayerCost:
 
     @cached_property
     def tiers(self) -> Tiers:
-        """Joules by entry, line and tensor, at the scenario's density."""
+        """Joules by entry, line and tensor, at the scenario's density or at `places`."""
         n = self.tensor.numel
-        kept = min(max(self.scenario.density * n, 1.0), n * (1 - 1e-9), n - 0.5)
-        line_j = sum(
-            times * self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)["memory"]
-            for (times, factor, _), counts in zip(self._updates(kept, None), self._touched(kept), strict=True)
-        ) / self.lines(kept)
+        wanted = self.places.kept if self.places else max(self.scenario.density * n, 1.0)
+        kept = min(wanted, n * (1 - 1e-9), n - 0.5)
+        line_j = 0.0
+        for writes, touched in zip(self._updates(kept, None), self._touched(kept), strict=True):
+            for times, factor, counts, part in writes:
+                if part in (None, "line", "streamed"):
+                    lines = touched if part is None else counts
+                    joules = self.prices.joules(lines, factor=factor.value, time_factor=factor.time_value)
+                    line_j += times * joules["memory"] / self.lines(kept)
         parts, whole = self.parts_j(kept), self.parts_j(n)
         memory_j = max((parts["memory"] - line_j * self.lines(kept)) / kept, LEAST * line_j)
         return Tiers(
@@ -152,9 +182,18 @@ class LayerCost:
         )
 
     def lines(self, kept: float) -> float:
-        """Return the lines that so many entries at random places are expected to lie in."""
-        width, line = self.tensor.entry_bytes, self.prices.profile.device.line_bytes
-        return lines_touched(self.tensor.numel, kept, entry_bytes=width, line_bytes=line)
+        """Return the lines that so many entries lie in: at `places`, else as expected at random places."""
+        return self._places(kept).lines
+
+    def _places(self, kept: float) -> Places:
+        if self.places is not None and kept == self.places.kept:
+            return self.places
+        return random_places(
+            self.tensor.numel,
+            kept,
+            entry_bytes=self.tensor.entry_bytes,
+            line_bytes=self.prices.profile.device.line_bytes,
+        )
 
     def _touched(self, kept: float) -> list[Counts]:
         """Return the lines touched, of all that `_updates` counts: on this device with optimiser state, and on receivers."""
@@ -192,7 +231,7 @@ class LayerCost:
         parts = dict.fromkeys(CAUSES, 0.0)
         if kept == 0:
             return parts
-        for times, factor, counts in self._updates(kept, temporaries_of):
+        for times, factor, counts, _ in self._writes(kept, temporaries_of):
             joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
             for cause, part in (("memory", "memory"), ("compute", "compute"), ("fixed", "launch")):
                 parts[cause] += times * joules[part]
@@ -293,7 +332,7 @@ class LayerCost:
     def sources_j(self, kept: float) -> dict[str, float]:
         """Return the joules per kept entry by coefficient (see `Prices.origin`), `uplink` and `downlink`."""
         sources: dict[str, float] = {}
-        for times, factor, counts in self._updates(kept, None):
+        for times, factor, counts, _ in self._writes(kept, None):
             for count, amount in counts.items():
                 if count != "launch" and amount:
                     origin = self.prices.origin(count)
@@ -319,7 +358,7 @@ class LayerCost:
                     static_j + times * amount * factor.time_value * price.static_j,
                 )
 
-        for times, factor, counts in self._updates(kept, None):
+        for times, factor, counts, _ in self._writes(kept, None):
             add_to(times, factor, counts)
         if self._decays_whole and kept < self.tensor.numel:
             add_to(self.scenario.local_steps, self.factors.at("dense", 1.0), self._whole_step_counts())
@@ -331,7 +370,11 @@ class LayerCost:
     def _air_j(self, bits: float) -> tuple[float, float]:
         return bits * self.links.up_j_per_bit, bits * self.links.down_j_per_bit * self.scenario.receivers
 
-    def _updates(self, kept: float, temporaries_of: float | None) -> list[tuple[int, Factor, Counts]]:
+    def _writes(self, kept: float, temporaries_of: float | None) -> list[Write]:
+        return [write for update in self._updates(kept, temporaries_of) for write in update]
+
+    def _updates(self, kept: float, temporaries_of: float | None) -> list[list[Write]]:
+        """Return what the step on this device does, and, if there are receivers, what their additions do."""
         scenario = self.scenario
         mode = "dense" if kept == self.tensor.numel else "sparse"
         density = max(kept, 1.0) / self.tensor.numel
@@ -346,11 +389,13 @@ class LayerCost:
             compiled=self.compiled,
             weight_decay=decay,
         )
-        updates = [(scenario.local_steps, self.factors.at(mode, density), own)]
+        parts = self.parts if mode == "sparse" and self.compiled else None
+        updates = [_split(scenario.local_steps, self.factors.at(mode, density), own, parts)]
         if scenario.receivers:
             shares = self.receiver_shares or {self.receiver_level: 1.0}
             theirs = self._counts(kept, shares, "sgd", temporaries_of, compiled=self.receiver_compiled)
-            updates.append((scenario.receivers, self.receiver_factors.at(mode, density), theirs))
+            parts = self.receiver_parts if mode == "sparse" and self.receiver_compiled else None
+            updates.append(_split(scenario.receivers, self.receiver_factors.at(mode, density), theirs, parts))
         return updates
 
     def dense_step_counts(self, optimizer: Optimizer) -> Counts:
@@ -383,11 +428,24 @@ class LayerCost:
             )
         temporaries = kept if temporaries_of is None else temporaries_of
         near = device.level_of(temporaries * TEMPORARY_BYTES)
-        # Weight decay is part of the compiled loops whether there is any or not.
-        update = fused_update if compiled else partial(sparse_update, weight_decay=weight_decay)
+        if compiled:
+            # Weight decay is part of the compiled loops whether there is any or not.
+            places = self._places(kept)
+            return blend(
+                shares,
+                lambda level: fused_step(
+                    places,
+                    level,
+                    optimizer,
+                    entry_bytes=tensor.entry_bytes,
+                    line_bytes=device.line_bytes,
+                    temporary_level=near,
+                    processor_caches=caches,
+                ),
+            )
         return blend(
             shares,
-            lambda level: update(
+            lambda level: sparse_update(
                 tensor.numel,
                 kept,
                 level,
@@ -396,5 +454,12 @@ class LayerCost:
                 line_bytes=device.line_bytes,
                 temporary_level=near,
                 processor_caches=caches,
+                weight_decay=weight_decay,
             ),
         )
+
+
+def _split(times: int, factor: Factor, counts: Counts, parts: Mapping[Part, Factor] | None) -> list[Write]:
+    if parts is None:
+        return [Write(times, factor, counts)]
+    return [Write(times, parts[part], own, part) for part, own in split(counts).items()]

@@ -25,6 +25,7 @@ from cwmp_costmodels.fit.residuals import with_residuals
 from cwmp_costmodels.fit.samples import Array, Samples
 from cwmp_costmodels.fit.static_power import StaticRows, choose_rows
 from cwmp_costmodels.fit.statistics import BothFits, fit_block
+from cwmp_costmodels.fit.writes import fit_writes
 from cwmp_costmodels.profile.schema import Coefficient, DeviceBlock, MeasurementsRef, MeterBlock, Profile
 from cwmp_costmodels.units import STATIC_POWER, energy_unit, time_unit
 from cwmp_profiler.provenance import Provenance
@@ -98,6 +99,12 @@ def fit_sessions(
         rng=rng,
         attributed=attributed,
     )
+    writes = fit_writes(
+        found.updates,
+        energy=_full(models.energy.coef[None], used, attributed=attributed)[0],
+        time=models.time.coef,
+        attributed=attributed,
+    )
     held_out = leave_families_out(used, found.updates, energy_from_time=attributed, static_included=included)
     block = fit_block(
         found, used, models, held_out, attributed=attributed, ordered=not final, bootstrap=bootstrap, seed=seed
@@ -120,6 +127,7 @@ def fit_sessions(
         times=times,
         layers=layers,
         updates=curves,
+        writes=writes,
         radios=radios,
         fit=block.model_copy(update={"measurements": [_reference(session) for session in sessions]}),
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
 from cwmp_profiler.strict import RECORD, AtLeastOne, Finite, NonNegative, Positive, Share
+
+Part: TypeAlias = Literal["call", "work", "line", "streamed"]
+"""Parts of a write of chosen entries: the call itself; what is done entry by entry; lines touched here and there; lines after lines."""
 
 
 class _Model(BaseModel):
@@ -91,4 +94,18 @@ class UpdateCurve(_Model):
     factor: list[NonNegative]
     """Measured over modelled dynamic joules."""
     time_factor: list[NonNegative]
+    """The same for seconds."""
+
+
+class WriteParts(_Model):
+    """Cost of the compiled loops that write chosen entries, by part of the work, over what the traffic model predicts for the part.
+
+    One per optimiser. Between sizes factors are interpolated over the logarithm of the entries.
+    """
+
+    entries: list[Positive]
+    """Entries of the tensors measured, ascending."""
+    factor: dict[Part, list[NonNegative]]
+    """Measured over modelled dynamic joules by part, by size."""
+    time_factor: dict[Part, list[NonNegative]]
     """The same for seconds."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from cwmp_costmodels.profile.operators import OperatorsBlock, UpdateCurve
+from cwmp_costmodels.profile.operators import OperatorsBlock, UpdateCurve, WriteParts
 from cwmp_profiler.device_info import DeviceInfo
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance
@@ -286,6 +286,8 @@ class Profile(Shown, _Model):
     """Correction per `type/optimizer/dense|sparse`, for example `linear/adam/sparse`."""
     updates: dict[str, UpdateCurve] = {}
     """Cost of updates over the entries of a tensor, by `optimizer/dense` or `optimizer/sparse`; it takes the place of factors by type."""
+    writes: dict[str, WriteParts] = {}
+    """Cost of chosen entries written by the compiled loops, part by part, by optimiser; they take the place of `optimizer/entries`."""
     operators: OperatorsBlock | None = None
     """Operators of named models, families of operators, overheads; None where nobody measured any."""
     radios: dict[str, Any] = {}

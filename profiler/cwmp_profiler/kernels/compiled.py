@@ -30,6 +30,7 @@ def chosen(count: int) -> bool:
     return available() and (count >= WORTHWHILE or "numba" in sys.modules)
 
 
+@cache
 def loops() -> ModuleType:
     """Return the loops; the first call of each in a new installation compiles it."""
     from cwmp_profiler.kernels import loops

@@ -2,7 +2,9 @@
 
 Every loop takes (tensors, where, places, run, values, numbers): flat tensors, the parameter first; where the entries lie in it and
 in its state; how many neighbours are written as one vector (1: none are); gradients; the rule's numbers. The scalar arithmetic
-is that of `plain`, in its order. Imports Numba: only `compiled` imports this module, and only where Numba is.
+is that of `plain`, in its order. The loops whose names end in `_at` survey the positions and take memory by its address, which is a
+third of the call for a small update: (an empty array of the tensors' type, an empty array of the positions', addresses of the tensors,
+their entries, address and number of positions, address of the values, numbers). Imports Numba: only `compiled` imports this module, and only where Numba is.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cwmp_profiler.kernels.addresses import array_at
 from cwmp_profiler.kernels.ahead import AHEAD, fetch
 from cwmp_profiler.kernels.lanes import adam_line, add_line, momentum_line, nesterov_line, sgd_line
 from cwmp_profiler.kernels.lines import OUTSIDE, RUN
@@ -116,3 +119,59 @@ add = machine_code(_add)
 sgd = machine_code(_sgd)
 momentum = machine_code(_momentum)
 adam = machine_code(_adam)
+
+
+def _constants(like: Any, numbers: Any) -> Any:
+    found = np.empty(len(numbers), like.dtype)
+    for j in range(len(numbers)):
+        found[j] = numbers[j]
+    return found
+
+
+constants = machine_code(_constants)
+
+
+def _add_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+    index = array_at(places, where, count)
+    runs = survey(index, size)
+    if runs != OUTSIDE:
+        run = RUN if runs * RUN >= count else 1
+        tensors = (array_at(like, at[0], size),)
+        add(tensors, index, index, run, array_at(like, values, count), constants(like, numbers))
+    return runs
+
+
+def _sgd_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+    index = array_at(places, where, count)
+    runs = survey(index, size)
+    if runs != OUTSIDE:
+        run = RUN if runs * RUN >= count else 1
+        tensors = (array_at(like, at[0], size),)
+        sgd(tensors, index, index, run, array_at(like, values, count), constants(like, numbers))
+    return runs
+
+
+def _momentum_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+    index = array_at(places, where, count)
+    runs = survey(index, size)
+    if runs != OUTSIDE:
+        run = RUN if runs * RUN >= count else 1
+        tensors = array_at(like, at[0], size), array_at(like, at[1], size)
+        momentum(tensors, index, index, run, array_at(like, values, count), constants(like, numbers))
+    return runs
+
+
+def _adam_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+    index = array_at(places, where, count)
+    runs = survey(index, size)
+    if runs != OUTSIDE:
+        run = RUN if runs * RUN >= count else 1
+        tensors = array_at(like, at[0], size), array_at(like, at[1], size), array_at(like, at[2], size)
+        adam(tensors, index, index, run, array_at(like, values, count), constants(like, numbers))
+    return runs
+
+
+add_at = machine_code(_add_at)
+sgd_at = machine_code(_sgd_at)
+momentum_at = machine_code(_momentum_at)
+adam_at = machine_code(_adam_at)

@@ -25,6 +25,15 @@ PART = 1 << 15
 """Positions at least that a thread of its own is worth."""
 
 
+LOOPS = ("sgd", "momentum", "adam")
+"""Compiled loops by the number of state tensors."""
+
+EMPTY = {dtype: torch.empty(0, dtype=dtype).numpy() for dtype in (torch.float32, torch.float64)}
+"""Empty arrays that tell the compiled loops what lies at an address."""
+
+POSITIONS = np.empty(0, dtype=np.int64)
+
+
 class KernelError(CwmpError):
     """A write that cannot be done; nothing was written."""
 
@@ -41,9 +50,9 @@ def add_at(tensor: torch.Tensor, index: torch.Tensor, values: torch.Tensor, scal
     Raises:
         KernelError: If a position lies outside, shapes or types do not fit, or entries of the tensor share memory.
     """
-    if _refuse((tensor,), index, values):
-        return
     scale = float(scale)
+    if _at_once("add_at", (tensor,), index, values, (scale,)) or _refuse((tensor,), index, values):
+        return
     if _fused(tensor, index):
         _run(compiled.loops().add, (tensor,), index, values, (scale,))
         return
@@ -80,11 +89,11 @@ def step_at(
             f"got {len(state)} state tensors, {type(rule).__name__} keeps {len(rule.state_names)} "
             f"({', '.join(rule.state_names) or 'none'}): pass those"
         )
-    if _refuse(tensors, index, gradient):
+    numbers, name = rule.numbers(step), LOOPS[len(state)]
+    if _at_once(f"{name}_at", tensors, index, gradient, numbers) or _refuse(tensors, index, gradient):
         return
     if _fused(parameter, index):
-        loops = compiled.loops()
-        _run((loops.sgd, loops.momentum, loops.adam)[len(state)], tensors, index, gradient, rule.numbers(step))
+        _run(getattr(compiled.loops(), name), tensors, index, gradient, numbers)
         return
     index, gradient = _moved(parameter, index, gradient)
     places = [places_of(tensor, index) for tensor in tensors]
@@ -92,6 +101,46 @@ def step_at(
     new = plain.stepped(rule, step, old, gradient, held)
     for tensor, place, entries in zip(tensors, places, [new, *held], strict=True):
         _put(tensor, place, entries)
+
+
+def _at_once(
+    loop: str,
+    tensors: Sequence[torch.Tensor],
+    index: torch.Tensor,
+    values: torch.Tensor,
+    numbers: Sequence[float],
+) -> bool:
+    """Write by one compiled call where everything is as plain as it usually is; return whether that was done.
+
+    Raises:
+        KernelError: If a position lies outside; nothing was written.
+    """
+    parameter, count = tensors[0], index.numel()
+    empty, size = EMPTY.get(parameter.dtype), parameter.numel()
+    if empty is None or not _plain(index, torch.int64, (count,)) or not _plain(values, parameter.dtype, (count,)):
+        return False
+    if not all(_plain(tensor, parameter.dtype, parameter.shape) for tensor in tensors):
+        return False
+    if not count or not compiled.chosen(count) or (count >= 2 * PART and torch.get_num_threads() > 1):
+        return False
+    places = tuple([tensor.data_ptr() for tensor in tensors])
+    write = getattr(compiled.loops(), loop)
+    if write(empty, POSITIONS, places, size, index.data_ptr(), count, values.data_ptr(), tuple(numbers)) == OUTSIDE:
+        raise _outside(parameter, index)
+    return True
+
+
+def _plain(tensor: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]) -> bool:
+    """Return whether a tensor is memory of its own on the processor, row after row, of this type and shape."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.dtype is dtype
+        and tensor.shape == shape
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    )
 
 
 def _refuse(tensors: Sequence[torch.Tensor], index: torch.Tensor, values: torch.Tensor) -> bool:

@@ -73,6 +73,9 @@ class Update(Workload):
             preset, quick=("sgd", "adam"), standard=("sgd", "momentum", "adam"), full=("sgd", "momentum", "adam")
         )
         densities = take(preset, quick=(0.02,), standard=(0.01, 0.1), full=(0.001, 0.01, 0.1, 0.5))
+        # Whole lines, and lines that follow each other, tell what an entry costs from what a line does.
+        both = take(preset, quick=(0.02, 0.5), standard=(0.01, 0.1, 0.5), full=densities)
+        compiled = device.kind == "cpu" and available()
         for layer, shapes in SHAPES.items():
             for shape in shapes if preset == "full" else shapes[SPREAD[layer] :][:1]:
                 n = math.prod(shape)
@@ -81,11 +84,11 @@ class Update(Workload):
                 for optimizer in optimizers:
                     common = {"layer": layer, "shape": list(shape), "n": n, "optimizer": optimizer}
                     yield Point(workload=self.name, params={**common, "mode": "dense", "density": 1.0})
-                    for density in densities:
-                        if int(n * density) < 16:
-                            continue
-                        for mode in ("sparse", *(FUSED if device.kind == "cpu" and available() else ())):
-                            yield Point(workload=self.name, params={**common, "mode": mode, "density": density})
+                    modes = {"sparse": densities, **(dict.fromkeys(FUSED, both) if compiled else {})}
+                    for mode, shares in modes.items():
+                        for density in shares:
+                            if int(n * density) >= 16:
+                                yield Point(workload=self.name, params={**common, "mode": mode, "density": density})
 
     def counts(self, params: Mapping[str, Any], device: DeviceInfo) -> Counts:
         n, optimizer = params["n"], params["optimizer"]

@@ -228,7 +228,7 @@ def test_a_sparse_step_runs_the_loop_that_the_update_workload_measures(monkeypat
 
     ran = []
     for name in ("add", "sgd", "momentum", "adam"):
-        monkeypatch.setattr(loops, name, lambda tensors, *_, name=name: ran.append((name, len(tensors))))
+        monkeypatch.setattr(loops, f"{name}_at", lambda like, places, at, *_, name=name: ran.append((name, len(at))))
     params = {"layer": "linear", "shape": [4096], "n": 4096, "optimizer": optimizer, "mode": "entries", "density": 0.1}
     WORKLOADS["update.step"].build(params, TorchDevice("cpu").info, Operands("cpu", 1))()
     measured, ran[:] = list(ran), []
