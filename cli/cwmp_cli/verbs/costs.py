@@ -48,6 +48,7 @@ class ResidencyName(StrEnum):
 
     step = "step"
     tensor = "tensor"
+    memory = "memory"
 
 
 def costs(
@@ -77,7 +78,8 @@ def costs(
         str, typer.Option(help="Code of positions on the air: entropy, rice, leb128, coo, bitmask.")
     ] = "entropy",
     residency: Annotated[
-        ResidencyName, typer.Option(help="What decides where a tensor lives: the whole step, or each tensor.")
+        ResidencyName,
+        typer.Option(help="What decides where a tensor lives: the whole step, each tensor, or nothing: memory."),
     ] = ResidencyName.step,
     state_decay: Annotated[
         DecayName,

@@ -123,7 +123,8 @@ class Settings:
     residency: str = field(
         default="step",
         metadata=_of(
-            "step or tensor: whose working set decides in which memory a tensor lives.", choices=("step", "tensor")
+            "step or tensor: whose working set decides in which memory a tensor lives; memory: none stays in a cache.",
+            choices=("step", "tensor", "memory"),
         ),
     )
     seed: int = field(default=0, metadata=_of("Seed of split, weights, batches and sampling.", least=0))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, types
+import numba
+from numba.core import types
 from numba.extending import intrinsic
 
 from cwmp_profiler.kernels.machine import machine_code
@@ -18,9 +19,11 @@ def _pointed(_: Any, like: Any, address: Any) -> Any:
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
 
     del address
-    return types.CPointer(like.dtype)(like, types.intp), generate
+    kind: Any = types.CPointer
+    return kind(like.dtype)(like, types.intp), generate
 
 
+carray: Any = numba.carray  # type: ignore[attr-defined]
 pointer: Any = intrinsic(_pointed)
 """pointer(like, address): a pointer to entries of the type of the array `like`."""
 

@@ -131,7 +131,7 @@ def _constants(like: Any, numbers: Any) -> Any:
 constants = machine_code(_constants)
 
 
-def _add_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+def _add_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> Any:
     index = array_at(places, where, count)
     runs = survey(index, size)
     if runs != OUTSIDE:
@@ -141,7 +141,7 @@ def _add_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, 
     return runs
 
 
-def _sgd_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+def _sgd_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> Any:
     index = array_at(places, where, count)
     runs = survey(index, size)
     if runs != OUTSIDE:
@@ -151,7 +151,7 @@ def _sgd_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, 
     return runs
 
 
-def _momentum_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+def _momentum_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> Any:
     index = array_at(places, where, count)
     runs = survey(index, size)
     if runs != OUTSIDE:
@@ -161,7 +161,7 @@ def _momentum_at(like: Any, places: Any, at: Any, size: int, where: int, count: 
     return runs
 
 
-def _adam_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> int:
+def _adam_at(like: Any, places: Any, at: Any, size: int, where: int, count: int, values: int, numbers: Any) -> Any:
     index = array_at(places, where, count)
     runs = survey(index, size)
     if runs != OUTSIDE:
