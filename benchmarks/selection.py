@@ -13,9 +13,11 @@ sum of g^2/c, and a threshold estimated from a 1% sample as GRACE does it, whose
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import resource
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -146,10 +148,15 @@ def compare(fraction: float, device: str, rounds: int) -> None:
 
 
 class PeakMemory:
-    """Largest resident memory above that at the start, sampled from /proc while a block runs."""
+    """Largest resident memory above that at the start, sampled from /proc while a block runs.
+
+    What the allocator holds from before goes back to the system first: in it a block could work and seem to need nothing.
+    """
 
     def __enter__(self) -> Self:
         gc.collect()
+        if sys.platform == "linux" and hasattr(heap := ctypes.CDLL(None), "malloc_trim"):
+            heap.malloc_trim(0)
         self.start, self.peak, self._on = self._resident(), 0, True
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()

@@ -17,6 +17,9 @@ import numpy.typing as npt
 import torch
 
 from cwmp_costmodels.costs.tiers import TensorCosts
+from cwmp_profiler.kernels.compiled import chosen
+from cwmp_profiler.kernels.machine import machine_code
+from cwmp_selector.candidates.compiled import mantissas
 from cwmp_selector.candidates.floats import FloatArray, IntArray
 from cwmp_selector.candidates.gradients import FlatTensor
 from cwmp_selector.errors import SelectionError
@@ -95,7 +98,7 @@ class Costs:
 
     def tensor_costs(self, name: str) -> TensorCosts:
         """Return the joules of one tensor (SelectionError if it has no cost per entry)."""
-        size = self.line_entries.get(name, 1) if isinstance(self.line_entries, Mapping) else self.line_entries
+        size = self.line_entries if isinstance(self.line_entries, int) else self.line_entries.get(name, 1)
         dense_j = math.inf if self.dense_j is None else self.dense_j.get(name, math.inf)
         return TensorCosts(
             find(self.entry_j, name), _by_name(self.line_j, name), size, _by_name(self.tensor_j, name), dense_j
@@ -105,11 +108,14 @@ class Costs:
 FEW = 1 << 8
 """Numbers that are added one by one."""
 
+EXPONENTS = 1 << 12
+"""Exponents of float64, and more."""
+
 AnyCosts: TypeAlias = "float | Mapping[str, Cost] | TieredCosts"
 
 
 def _by_name(given: ByName, name: str) -> float:
-    return float(given.get(name, 0.0)) if isinstance(given, Mapping) else float(given)
+    return float(given if isinstance(given, int | float) else given.get(name, 0.0))
 
 
 def find(costs: Mapping[str, Cost] | float, name: str) -> Cost:
@@ -231,11 +237,20 @@ def addends(values: npt.NDArray[np.floating]) -> list[float]:
         few: list[float] = values.tolist()
         return few
     result: list[float] = []
+    if chosen(values.size):
+        sums = np.zeros((2, EXPONENTS))
+        for start in range(0, values.size, 1 << 25):
+            sums[:] = 0
+            machine_code(mantissas)(values[start : start + (1 << 25)], EXPONENTS // 2, *sums)
+            for shift, half in zip((-26, -53), sums, strict=True):
+                places = np.flatnonzero(half)
+                result += [math.ldexp(half[place], int(place) - EXPONENTS // 2 + shift) for place in places]
+        return result
     for start in range(0, values.size, 1 << 25):
-        mantissas, exponents = np.frexp(values[start : start + (1 << 25)].astype(np.float64, copy=False))
+        parts, exponents = np.frexp(values[start : start + (1 << 25)].astype(np.float64, copy=False))
         # 53 bits in two halves: 2^25 of either add up exactly in a float64, for each exponent apart.
-        high = np.floor(np.ldexp(mantissas, 26))
-        low = np.ldexp(mantissas, 53) - np.ldexp(high, 27)
+        high = np.floor(np.ldexp(parts, 26))
+        low = np.ldexp(parts, 53) - np.ldexp(high, 27)
         least = int(exponents.min())
         for shift, half in ((-26, high), (-53, low)):
             sums = np.bincount(exponents - least, half).tolist()

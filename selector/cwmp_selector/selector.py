@@ -21,9 +21,10 @@ from cwmp_selector.greedy.layers import Choice, select_by_layer
 from cwmp_selector.greedy.rankings import Rule
 from cwmp_selector.hierarchy.choose import Chooser, Outcome
 from cwmp_selector.hierarchy.collect import SMALL
+from cwmp_selector.hierarchy.pool import lines_of_each
 from cwmp_selector.hierarchy.prices import Prices, parts_j, prices_of
 from cwmp_selector.payload.quantize import NATIVE, check_format, quantize
-from cwmp_selector.update import SparseUpdate, lines_at
+from cwmp_selector.update import SparseUpdate
 
 MANY = 16
 """Small layers from which one search over all of them side by side is faster than a pass over each."""
@@ -120,13 +121,13 @@ class Selector:
         try:
             if isinstance(self.costs, TieredCosts):
                 return self._tiered(self.costs, layers, budget_j, lambda_)
-            found = self._known.look_up(self.costs, layers)
             many = len(layers) >= MANY and sum(layer.numel for layer in layers) <= SMALL
-            by_cost = rules.RULES[self.rule].order == "cost"
-            numbers = [cost for cost in found if not isinstance(cost, Own)]
-            if many or by_cost or len(numbers) < len(found):
-                return self._tiered(self.costs, layers, budget_j, lambda_)
-            return self._additive(layers, numbers, budget_j, lambda_)
+            if not many and rules.RULES[self.rule].order != "cost":
+                found = self._known.look_up(self.costs, layers)
+                numbers = [cost for cost in found if not isinstance(cost, Own)]
+                if len(numbers) == len(found):
+                    return self._additive(layers, numbers, budget_j, lambda_)
+            return self._tiered(self.costs, layers, budget_j, lambda_)
         except NonFiniteError as error:
             raise non_finite(layers[error.place]) from None
 
@@ -175,9 +176,8 @@ class Selector:
                     found = [torch.from_numpy(where).to(layer.flat.device) for layer, where in pairs]
                     bits = float(self._update(layers, Outcome(found), None, {}).payload_bits)
                 counts = np.array([where.size for where in positions], dtype=np.int64)
-                sizes = prices.per_line.tolist()
-                touched = [lines_at(where, size) for where, size in zip(positions, sizes, strict=True)]
-                lines = np.array(touched, dtype=np.int64)
+                counted = prices.line.any() or isinstance(costs, ItemisedCosts)
+                lines = lines_of_each(positions, prices.per_line) if counted else np.zeros_like(counts)
                 parts = {place: addends(joules) for place, joules in own.items()}
                 last = positions, _tiered_parts_j(costs, prices, layers, counts, lines, parts, bits)
             return last[1]

@@ -23,7 +23,6 @@ HOMES = {
     "bracket": "find",
     "engine_for": "engines",
     "falling": "find",
-    "layer_thresholds": "find",
     "sample_magnitudes": "find",
     "sample_positions": "find",
 }

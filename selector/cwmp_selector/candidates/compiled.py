@@ -6,36 +6,51 @@ shared out over plain threads that end with the call, so nothing lingers that a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from cwmp_profiler.kernels.machine import machine_code
-from cwmp_selector.candidates.find import Engine, Found, NonFiniteError, Offer, Part
-from cwmp_selector.candidates.floats import BITS_DTYPE, INF_BITS, BitArray, BoolArray, threshold_bits
+from cwmp_selector.candidates.find import Bought, Engine, Found, NonFiniteError, Offer, Run, widest
+from cwmp_selector.candidates.floats import (
+    BITS_DTYPE,
+    INF_BITS,
+    BitArray,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    from_bits,
+    threshold_bits,
+)
 
-TASK = 1 << 18
-"""Entries handed to a thread at a time."""
+TASK = 1 << 19
+"""Entries handed to a thread at a time where lines cost something."""
+
+SPAN = 1 << 20
+"""Entries handed to a thread at a time at most where lines cost nothing."""
+
+SPANS = 4
+"""Spans for each thread at least, so that a thread that gets less of its core does not keep the others waiting."""
+
+ROOM = 1 << 21
+"""Candidates that a thread writes before it takes a copy; memory that is not written is none."""
 
 SMALL = 1 << 16
 """Entries below which starting threads costs more than it saves."""
 
-_BLOCK = 32
-"""Entries compared together, into the bits of one word; only the bits that are set are looked at again."""
-
-SPREAD = 0x077CB531
-"""A de Bruijn number: its multiples by powers of two differ in their first five bits, which tell the power."""
-
-PLACES = np.empty(32, dtype=np.int64)
-PLACES[[(SPREAD << place & 0xFFFFFFFF) >> 27 for place in range(32)]] = np.arange(32)
+CACHED = 4
+"""Candidates lie in a cache, entries in memory: so many times more of them are worth starting threads for."""
 
 Bits = npt.NDArray[Any]
+T = TypeVar("T")
 Task = tuple[int, int]
 """Place of a layer, and where its part begins."""
 
@@ -46,41 +61,16 @@ _MASKS = {unsigned: unsigned.type(np.iinfo(signed).max) for unsigned, signed in 
 """All bits but the sign. Looked up, because `np.iinfo` takes microseconds and there are hundreds of calls."""
 
 
-def _extract(bits: Any, mask: Any, least: Any, start: int, positions: Any, kept: Any) -> int:
-    """Write positions and bits of the entries whose magnitude reaches `least`; return how many."""
-    count = 0
-    n = bits.size
-    whole = n - n % _BLOCK
-    for block in range(0, whole, _BLOCK):
-        hits = np.uint32(0)
-        for i in range(_BLOCK):
-            hits |= np.uint32((bits[block + i] & mask) >= least) << np.uint32(i)
-        left = np.uint32(hits)
-        while left:
-            fewer = np.uint32(left & (left - np.uint32(1)))
-            i = block + PLACES[np.uint32((left ^ fewer) * np.uint32(SPREAD)) >> np.uint32(27)]
-            positions[count] = start + i
-            kept[count] = bits[i]
-            count += 1
-            left = fewer
-    for i in range(whole, n):
-        positions[count] = start + i
-        kept[count] = bits[i]
-        count += (bits[i] & mask) >= least
-    return count
-
-
 @cache
 def _lines_loop(per_line: int) -> Callable[..., int]:
     """Return the loop that looks at lines of so many entries: of a known number a line is one or two vectors."""
 
-    def loop(x: Any, scale: Any, ratio: Any, square: bool, start: int, positions: Any, kept: Any) -> int:
-        """Write positions and values of the entries that pay for themselves, in lines that do; return how many.
+    def loop(x: Any, scale: Any, ratio: Any, square: bool, start: int, count: int, positions: Any, kept: Any) -> int:
+        """Write positions and values of the entries that pay for themselves, in lines that do, from place `count` on; return the next.
 
         With y = |x| * scale, or its square, an entry is y - 1 ahead. A line is opened if those that are ahead add up to more than
         `ratio`. NaN and infinity pass: every comparison is made so that they do.
         """
-        count = 0
         n = x.size
         # In the type of the entries: plain numbers would widen every lane.
         zero, one = scale - scale, scale / scale
@@ -118,10 +108,9 @@ def _own_lines_loop(per_line: int) -> Callable[..., int]:
     """Return the same loop where entries differ in joules: y is in joules, and an entry is y - own - shared ahead."""
 
     def loop(
-        x: Any, own: Any, scale: Any, shared: Any, line_j: Any, square: bool, start: int, positions: Any, kept: Any,
-        paid: Any,
+        x: Any, own: Any, scale: Any, shared: Any, line_j: Any, square: bool, start: int, count: int, positions: Any,
+        kept: Any, paid: Any,
     ) -> int:  # fmt: skip
-        count = 0
         n = x.size
         zero = scale - scale
         for line in range(0, n, per_line):
@@ -153,37 +142,6 @@ def _own_lines_loop(per_line: int) -> Callable[..., int]:
     return machine_code(loop, any_order=True)
 
 
-def _extract_own(
-    x: Any, own: Any, scale: Any, shared: Any, square: bool, start: int, positions: Any, kept: Any, paid: Any
-) -> int:
-    """The same where lines cost nothing, so that only the entries that are found are looked at again."""
-    count = 0
-    n = x.size
-    whole = n - n % _BLOCK
-    for block in range(0, whole, _BLOCK):
-        hits = np.uint32(0)
-        for i in range(_BLOCK):
-            y = x[block + i] * scale
-            ahead = not (y * y if square else abs(y)) <= x.dtype.type(own[block + i]) + shared
-            hits |= np.uint32(ahead) << np.uint32(i)
-        left = np.uint32(hits)
-        while left:
-            fewer = np.uint32(left & (left - np.uint32(1)))
-            i = block + PLACES[np.uint32((left ^ fewer) * np.uint32(SPREAD)) >> np.uint32(27)]
-            positions[count] = start + i
-            kept[count] = x[i]
-            paid[count] = own[i]
-            count += 1
-            left = fewer
-    for i in range(whole, n):
-        y = x[i] * scale
-        positions[count] = start + i
-        kept[count] = x[i]
-        paid[count] = own[i]
-        count += not (y * y if square else abs(y)) <= x.dtype.type(own[i]) + shared
-    return count
-
-
 def _norm(x: Any, square: bool) -> float:
     """Return the sum of squares, or of magnitudes."""
     total = 0.0
@@ -191,6 +149,29 @@ def _norm(x: Any, square: bool) -> float:
         y = np.float64(x[i])
         total += y * y if square else abs(y)
     return total
+
+
+def mantissas(values: Any, exponents: Any, high: Any, low: Any) -> int:
+    """Add the mantissas of positive numbers up for each exponent, as bits, in two halves of 26 and 27 bits; return 0."""
+    for i in range(values.size):
+        mantissa, exponent = math.frexp(values[i])
+        upper = math.floor(mantissa * 2.0**26)
+        high[exponent + exponents] += upper
+        low[exponent + exponents] += (mantissa * 2.0**26 - upper) * 2.0**27
+    return 0
+
+
+def tabled(
+    score: Any, value: Any, cost: Any, tensor: Any, base: int, shift: int, bins: Any, values: Any, costs: Any
+) -> int:
+    """Put candidates into bins by the bits of their scores, and add up values and costs of each tensor in each bin; return 0."""
+    bits = score.view(np.int64)
+    for i in range(score.size):
+        mine = (bits[i] - base) >> shift
+        bins[i] = mine
+        values[tensor[i], mine] += value[i]
+        costs[tensor[i], mine] += cost[i]
+    return 0
 
 
 def score_lines(value: Any, entry: Any, line: Any, first: Any, score: Any, cost: Any, opening: Any) -> int:
@@ -222,24 +203,43 @@ def score_lines(value: Any, entry: Any, line: Any, first: Any, score: Any, cost:
     return 0
 
 
-def _split(bits: Any, mask: Any, sure: Any, others: Any) -> int:
-    """Write the magnitudes below `sure`, in order; return how many."""
-    count = 0
-    for i in range(bits.size):
-        others[count] = bits[i] & mask
-        count += (bits[i] & mask) < sure
+def _split(bits: Any, mask: Any, sizes: Any, sure: Any, others: Any, below: Any) -> int:
+    """Write the magnitudes that are below `sure` of their layer, in order, and how many those are of each layer; return how many."""
+    count = place = 0
+    for layer in range(sizes.size):
+        before = count
+        for i in range(place, place + sizes[layer]):
+            others[count] = bits[i] & mask
+            count += (bits[i] & mask) < sure[layer]
+        place += sizes[layer]
+        below[layer] = count - before
     return count
 
 
-def _keep(positions: Any, bits: Any, mask: Any, sure: Any, taken: Any) -> int:
-    """Move the entries that reach `sure`, or are taken among the others, to the front; return how many."""
-    count = other = 0
-    for i in range(bits.size):
-        below = (bits[i] & mask) < sure
-        positions[count] = positions[i]
-        bits[count] = bits[i]
-        count += (not below) or taken[other]
-        other += below
+def _below(bits: Any, mask: Any, sizes: Any, sure: Any) -> int:
+    """Return how many magnitudes are below `sure` of their layer."""
+    count = place = 0
+    for layer in range(sizes.size):
+        for i in range(place, place + sizes[layer]):
+            count += (bits[i] & mask) < sure[layer]
+        place += sizes[layer]
+    return count
+
+
+def _keep(positions: Any, bits: Any, mask: Any, sizes: Any, sure: Any, taken: Any, kept: Any) -> int:
+    """Move the entries that reach `sure`, or are taken among the others, to the front, and write how many of each layer; return how many."""
+    count = other = place = 0
+    for layer in range(sizes.size):
+        before = count
+        for i in range(place, place + sizes[layer]):
+            below = (bits[i] & mask) < sure[layer]
+            positions[count] = positions[i]
+            bits[count] = bits[i]
+            # Without a branch, which would be guessed wrong as often as not.
+            count += int(not below) | int(taken[other])
+            other += below
+        place += sizes[layer]
+        kept[layer] = count - before
     return count
 
 
@@ -261,65 +261,63 @@ def _add(target: Any, addend: Any) -> int:
 class NumbaEngine(Engine):
     """The three passes over candidates, compiled."""
 
-    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> list[Found]:
+    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> Found:
         """Return the candidates of each flat CPU tensor; see `Engine.extract`."""
-        views = [_bits(flat) for flat in flats]
-        parts = _run(views, thresholds)
-        found: list[Found] = []
-        for place, (flat, view) in enumerate(zip(flats, views, strict=True)):
-            mine = [parts.pop((place, start)) for start in range(0, view.size, TASK)]
-            positions = np.concatenate([p for p, _ in mine]) if mine else np.empty(0, np.int64)
-            bits = np.concatenate([b for _, b in mine]) if mine else np.empty(0, view.dtype)
-            if machine_code(_largest)(bits, _mask(bits)) >= INF_BITS[flat.dtype]:
-                raise NonFiniteError(place)
-            found.append((torch.from_numpy(positions), _values(bits, flat.dtype)))
-        return found
+        wide = widest([flat.dtype for flat in flats])
+        pieces = _reaching([flat.to(wide) for flat in flats], np.array(thresholds, dtype=np.int64), refuse=True)
+        runs = [
+            Run(piece.places, piece.sizes, torch.from_numpy(piece.positions), _values(piece.kept, wide))
+            for piece in pieces
+        ]
+        return Found(len(flats), runs, wide)
 
-    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Part]:
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> Bought:
         """Return the entries that pay for themselves in lines that do; see `Engine.extract_lines`."""
-        steps = [TASK - TASK % offer.per_line for offer in offers]
-        results: dict[Task, Part] = {}
-        extract, priced = machine_code(_extract), machine_code(_extract_own, any_order=True)
+        groups: dict[tuple[torch.dtype, torch.dtype | None] | None, list[int]] = {}
+        for place, (flat, offer) in enumerate(zip(flats, offers, strict=True)):
+            kind = None if offer.own is None else offer.own.dtype
+            as_it_is = not offer.ratio and (
+                kind is None or (flat.dtype in _REAL and (flat.dtype == torch.float64 or not offer.wide))
+            )
+            groups.setdefault((flat.dtype, kind) if as_it_is else None, []).append(place)
+        parts: list[_Part] = []
+        for key, places in groups.items():
+            mine, asked = [flats[place] for place in places], [offers[place] for place in places]
+            if key is None:
+                parts += _line_by_line(mine, asked, places, square=square)
+            elif key[1] is None:
+                # An infinite scale asks for all that are not zero.
+                scales = np.array([min(offer.scale, 1e300) for offer in asked])
+                least = threshold_bits(1.0, scales, key[0])
+                least[np.isinf([offer.scale for offer in asked])] = 1
+                for piece in _reaching(mine, least, refuse=False):
+                    values = _values(piece.kept, key[0]).to(torch.float64).numpy()
+                    parts += _apart(replace(piece, kept=values), places)
+            else:
+                for piece in _worth(mine, asked, square=square):
+                    parts += _apart(piece, places)
+        parts.sort(key=lambda part: part[:2])
+        sizes = np.zeros(len(flats), dtype=np.int64)
+        for place, _, where, _, _ in parts:
+            sizes[place] += where.size
+        if not parts:
+            return Bought(sizes, np.empty(0, np.int64), np.empty(0), None)
+        paid = None
+        if any(part[4] is not None for part in parts):
+            paid = np.concatenate([np.zeros(where.size) if own is None else own for _, _, where, _, own in parts])
+        return Bought(
+            sizes, np.concatenate([part[2] for part in parts]), np.concatenate([part[3] for part in parts]), paid
+        )
 
-        def work(queue: Iterator[Task]) -> None:
-            positions, paid = np.empty(TASK + 1, np.int64), np.empty(TASK + 1)
-            scratch: dict[Any, Bits] = {}
-            for place, start in queue:
-                flat, offer = flats[place], offers[place]
-                part = flat[start : start + steps[place]]
-                plain = offer.own is None and not offer.ratio
-                if not plain and part.dtype in (torch.float16, torch.bfloat16):
-                    part = part.to(torch.float32)
-                x = _bits(part) if plain else part.numpy()
-                if offer.own is not None and x.dtype == np.float32 and offer.wide:
-                    x = x.astype(np.float64)
-                kept = scratch.setdefault(x.dtype, np.empty(TASK + 1, x.dtype))
-                scale = x.dtype.type(0 if plain else offer.scale)
-                if plain:
-                    # An infinite scale asks for all that are not zero.
-                    scaled = np.array([offer.scale])
-                    least = threshold_bits(1.0, scaled, part.dtype)[0] if math.isfinite(offer.scale) else 1
-                    least = x.dtype.type(least)
-                    count = extract(x, _mask(x), least, start, positions, kept)
-                elif offer.own is None:
-                    ratio = x.dtype.type(offer.ratio)
-                    count = _lines_loop(offer.per_line)(x, scale, ratio, square, start, positions, kept)
-                else:
-                    own, shared = offer.own.numpy()[start : start + x.size], x.dtype.type(offer.shared)
-                    if offer.ratio:
-                        line_j = x.dtype.type(offer.ratio)
-                        loop = _own_lines_loop(offer.per_line)
-                        count = loop(x, own, scale, shared, line_j, square, start, positions, kept, paid)
-                    else:
-                        count = priced(x, own, scale, shared, square, start, positions, kept, paid)
-                values = kept[:count].copy()
-                if plain:
-                    values = _values(values, part.dtype).to(torch.promote_types(part.dtype, torch.float32)).numpy()
-                own_j = None if offer.own is None else paid[:count].copy()
-                results[place, start] = place, positions[:count].copy(), values, own_j
-
-        _share([flat.numel() for flat in flats], work, steps)
-        return [results[task] for task in sorted(results)]
+    def sampled(self, flats: Sequence[torch.Tensor], positions: Sequence[IntArray]) -> FloatArray:
+        """Return the magnitudes at positions; see `Engine.sampled`."""
+        if len({flat.dtype for flat in flats}) != 1:
+            return super().sampled(flats, positions)
+        dtype, where = flats[0].dtype, np.concatenate(positions)
+        kind = _UNSIGNED[np.dtype(f"i{dtype.itemsize}")]
+        bits, counts = np.empty(where.size, kind), np.array([mine.size for mine in positions])
+        _passes().drawn(np.empty(0, kind), _MASKS[kind], _addresses(flats), counts, where, bits)
+        return from_bits(bits.view(_SIGNED[kind]), dtype)
 
     def norms(self, flats: Sequence[torch.Tensor], power: int, unit: float) -> list[float]:
         """Return the sum of squares or of magnitudes of each tensor; see `Engine.norms`."""
@@ -337,19 +335,217 @@ class NumbaEngine(Engine):
             math.fsum(sums[place, start] for start in range(0, flat.numel(), TASK)) for place, flat in enumerate(flats)
         ]
 
-    def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
-        """Return the number above and the magnitude bits below `sure`; see `Engine.split`."""
-        bits = _bits(found[1])
-        others = np.empty(bits.size + 1, bits.dtype)
-        count = machine_code(_split)(bits, _mask(bits), bits.dtype.type(sure), others)
-        return bits.size - count, others[:count].view(_SIGNED[others.dtype])
+    def split(self, found: Found, sure: IntArray) -> tuple[IntArray, IntArray, BitArray]:
+        """Return numbers and magnitude bits below `sure`; see `Engine.split`."""
+        kind = _UNSIGNED[np.dtype(f"i{found.dtype.itemsize}")]
+        kernel, least = machine_code(_split), sure.astype(kind)
+        below: list[IntArray] = [np.empty(run.sizes.size, np.int64) for run in found.runs]
+        others: dict[int, Bits] = {}
 
-    def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
+        def work(queue: Iterator[int]) -> None:
+            for number in queue:
+                run = found.runs[number]
+                mine = np.empty(run.values.numel() + 1, kind)
+                count = kernel(_bits(run.values), _MASKS[kind], run.sizes, least[run.places], mine, below[number])
+                others[number] = mine[:count]
+
+        _shared_out(range(len(found.runs)), work, found.size // CACHED)
+        places = np.concatenate([run.places for run in found.runs])
+        bits = np.concatenate([others.pop(number) for number in range(len(found.runs))])
+        return places, np.concatenate(below), bits.view(_SIGNED[kind])
+
+    def keep(self, found: Found, sure: IntArray, taken: BoolArray) -> Found:
         """Return the candidates to keep, in the memory of `found`, which is used up; see `Engine.keep`."""
-        bits = _bits(found[1])
+        kind = _UNSIGNED[np.dtype(f"i{found.dtype.itemsize}")]
+        kernel, count, least = machine_code(_keep), machine_code(_below), sure.astype(kind)
+        bits = [_bits(run.values) for run in found.runs]
+        below = [
+            count(mine, _MASKS[kind], run.sizes, least[run.places]) for mine, run in zip(bits, found.runs, strict=True)
+        ]
+        starts = [0, *itertools.accumulate(below)]
         # One place more, because the kernel looks at `taken` before it knows whether there is another.
-        count = machine_code(_keep)(found[0].numpy(), bits, _mask(bits), bits.dtype.type(sure), np.append(taken, False))
-        return found[0][:count], found[1][:count]
+        marks = np.append(taken, False)
+        runs: dict[int, Run] = {}
+
+        def work(queue: Iterator[int]) -> None:
+            for number in queue:
+                run = found.runs[number]
+                sizes = np.empty(run.sizes.size, np.int64)
+                mine = marks[starts[number] :]
+                kept = kernel(
+                    run.positions.numpy(), bits[number], _MASKS[kind], run.sizes, least[run.places], mine, sizes
+                )
+                runs[number] = Run(run.places, sizes, run.positions[:kept], run.values[:kept])
+                found.runs[number] = run.nothing()
+
+        _shared_out(range(len(found.runs)), work, found.size // CACHED)
+        return Found(found.layers, [runs[number] for number in range(len(runs))], found.dtype)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What was found in a span: layers of its rows, where in them the rows begin, how much is found in each, and arrays of what is found."""
+
+    places: IntArray
+    starts: IntArray
+    sizes: IntArray
+    positions: IntArray
+    kept: Bits
+    paid: FloatArray | None = None
+
+
+_Part: TypeAlias = "tuple[int, int, IntArray, FloatArray, FloatArray | None]"
+"""A layer, where in it a part begins, and positions, values and own joules of what is found there."""
+
+_REAL = (torch.float32, torch.float64)
+_TORCH = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _apart(piece: _Piece, places: Sequence[int]) -> Iterator[_Part]:
+    """Yield the rows of a piece for themselves, of layers with other numbers."""
+    end = 0
+    for place, start, size in zip(piece.places.tolist(), piece.starts.tolist(), piece.sizes.tolist(), strict=True):
+        mine, end = slice(end, end + size), end + size
+        paid = None if piece.paid is None else piece.paid[mine]
+        yield places[place], start, piece.positions[mine], piece.kept[mine], paid
+
+
+def _addresses(flats: Sequence[torch.Tensor]) -> IntArray:
+    return np.array([flat.data_ptr() for flat in flats], dtype=np.int64)
+
+
+def _reaching(flats: Sequence[torch.Tensor], thresholds: IntArray, *, refuse: bool) -> list[_Piece]:
+    """Return positions and bits of the entries of tensors of one type that reach their thresholds.
+
+    Raises:
+        NonFiniteError: If one of them is NaN or infinite and that is to be refused.
+    """
+    dtype = flats[0].dtype
+    kind = _UNSIGNED[np.dtype(f"i{dtype.itemsize}")]
+    least, mask, like = thresholds.astype(kind), _MASKS[kind], np.empty(0, kind)
+    kernel, largest = _passes().found_in, machine_code(_largest)
+
+    def find(places: IntArray, rows: IntArray, arrays: Sequence[Bits], sizes: IntArray) -> int:
+        count = int(kernel(like, mask, rows, least[places], *arrays, sizes))
+        bits = arrays[1][:count]
+        if refuse and largest(bits, mask) >= INF_BITS[dtype]:
+            bad = int(np.flatnonzero((bits & mask) >= INF_BITS[dtype])[0])
+            raise NonFiniteError(int(places[np.searchsorted(np.cumsum(sizes), bad, side="right")]))
+        return count
+
+    return _spanned(flats, (np.dtype(np.int64), kind), find)
+
+
+def _worth(flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[_Piece]:
+    """Return what is worth its own joules in tensors of one type, and joules of one type."""
+    own = [offer.own for offer in offers if offer.own is not None]
+    like, prices = np.empty(0, _bits(flats[0]).dtype.str.replace("u", "f")), own[0].numpy()[:0]
+    scale, shared = (
+        np.array(numbers, like.dtype) for numbers in ([o.scale for o in offers], [o.shared for o in offers])
+    )
+    addresses, kernel = _addresses(own), _passes().bought_in
+
+    def find(places: IntArray, rows: IntArray, arrays: Sequence[Bits], sizes: IntArray) -> int:
+        at = addresses[places] + rows[:, 1] * prices.itemsize
+        return int(kernel(like, prices, rows, at, scale[places], shared[places], square, *arrays, sizes))
+
+    return _spanned(flats, (np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.float64)), find)
+
+
+def _spanned(
+    flats: Sequence[torch.Tensor],
+    kinds: Sequence[Any],
+    find: Callable[[IntArray, IntArray, Sequence[Bits], IntArray], int],
+) -> list[_Piece]:
+    """Return what is found in all spans of tensors of one type, in order.
+
+    Args:
+        flats: Tensors.
+        kinds: Types of the arrays that are filled.
+        find: Fills arrays from layers and rows, and the number found in each row; returns how many.
+    """
+    spans = _spans([flat.numel() for flat in flats])
+    room = max((int(rows[:, 2].sum()) for _, rows in spans), default=0)
+    addresses, width = _addresses(flats), flats[0].dtype.itemsize
+    pieces: dict[int, _Piece] = {}
+
+    def work(queue: Iterator[int]) -> None:
+        # One place more, because a loop writes before it knows whether it keeps.
+        arrays = [_room(room + 1, kind) for kind in kinds]
+        for number in queue:
+            places, rows = spans[number]
+            rows = rows.copy()
+            rows[:, 0] = addresses[places] + rows[:, 1] * width
+            sizes = np.empty(places.size, np.int64)
+            count = find(places, rows, arrays, sizes)
+            pieces[number] = _Piece(places, rows[:, 1], sizes, *(array[:count].copy() for array in arrays))
+
+    _shared_out(range(len(spans)), work, sum(flat.numel() for flat in flats))
+    return [pieces[number] for number in range(len(spans))]
+
+
+def _room(size: int, kind: Any) -> Bits:
+    """Return room for numbers of which few are written. By torch: NumPy asks for large pages, of which a few entries would touch many."""
+    wide: Bits = torch.empty(size, dtype=_TORCH[np.dtype(kind).itemsize]).numpy()
+    return wide.view(kind)
+
+
+def _line_by_line(
+    flats: Sequence[torch.Tensor], offers: Sequence[Offer], places: Sequence[int], *, square: bool
+) -> list[_Part]:
+    """Return what pays for itself where lines cost something, or entries have to be widened first."""
+
+    def write(task: Task, step: int, count: int, arrays: Sequence[Bits]) -> int:
+        place, start = task
+        offer, flat = offers[place], flats[place]
+        wide = flat.dtype == torch.float64 or (offer.own is not None and offer.wide)
+        x = flat[start : start + step].to(torch.float64 if wide else torch.float32).numpy()
+        scale, ratio = x.dtype.type(offer.scale), x.dtype.type(offer.ratio)
+        if offer.own is None:
+            return int(_lines_loop(offer.per_line)(x, scale, ratio, square, start, count, *arrays[:2]))
+        own, shared = offer.own.numpy()[start : start + x.size], x.dtype.type(offer.shared)
+        return int(_own_lines_loop(offer.per_line)(x, own, scale, shared, ratio, square, start, count, *arrays))
+
+    with_own = any(offer.own is not None for offer in offers)
+    kinds = [np.dtype(np.int64), np.dtype(np.float64)] + [np.dtype(np.float64)] * with_own
+    steps = [TASK - TASK % offer.per_line for offer in offers]
+    sizes, arrays = _written([flat.numel() for flat in flats], write, kinds, steps)
+    parts: list[_Part] = []
+    for place, offer, end, size in zip(places, offers, np.cumsum(sizes).tolist(), sizes.tolist(), strict=True):
+        where, values, *paid = (array[end - size : end] for array in arrays)
+        parts.append((place, 0, where, values, paid[0] if offer.own is not None else None))
+    return parts
+
+
+def _passes() -> Any:
+    from cwmp_selector.candidates import passes
+
+    return passes
+
+
+@lru_cache(maxsize=4)
+def _parts(sizes: tuple[int, ...], most: int) -> list[tuple[IntArray, IntArray]]:
+    """Return parts of layers in order, put together to spans: their places, and room for an address, first position, and size of each."""
+    spans: list[list[tuple[int, int, int]]] = [[]]
+    room = most
+    for place, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            length = min(size - start, room)
+            spans[-1].append((place, start, length))
+            start, room = start + length, room - length
+            if not room:
+                spans.append([])
+                room = most
+    tables = [np.array(span, dtype=np.int64) for span in spans if span]
+    return [(table[:, 0].copy(), table * (0, 1, 1)) for table in tables]
+
+
+def _spans(sizes: Sequence[int]) -> list[tuple[IntArray, IntArray]]:
+    """Return as many spans as suit the threads; see `_parts`."""
+    total = sum(sizes)
+    threads = torch.get_num_threads() if total > SMALL else 1
+    return _parts(tuple(sizes), min(-(-total // (SPANS * threads)), SPAN) if threads > 1 else max(total, 1))
 
 
 def _bits(flat: torch.Tensor) -> Bits:
@@ -365,24 +561,45 @@ def _mask(bits: Bits) -> Any:
     return _MASKS[bits.dtype]
 
 
-def _run(views: Sequence[Bits], thresholds: Sequence[int]) -> dict[Task, tuple[Bits, Bits]]:
-    """Return positions and bits of the candidates of every task, by layer and start."""
-    kernel = machine_code(_extract)
-    results: dict[Task, tuple[Bits, Bits]] = {}
+Write: TypeAlias = "Callable[[Task, int, int, Sequence[Bits]], int]"
+"""Writes what is found in a task of so many entries from a place on into arrays; tells the next place."""
+
+
+def _written(
+    sizes: Sequence[int], write: Write, kinds: Sequence[Any], steps: Sequence[int]
+) -> tuple[IntArray, list[Bits]]:
+    """Return what is found in all tasks, in their order: how much of each layer, and arrays of these types."""
+    runs: list[tuple[list[Bits], list[tuple[Task, int, int]]]] = []
 
     def work(queue: Iterator[Task]) -> None:
-        scratch: dict[Any, tuple[Bits, Bits]] = {}
-        for task in queue:
-            place, start = task
-            part = views[place][start : start + TASK]
-            if part.dtype not in scratch:
-                scratch[part.dtype] = np.empty(TASK + 1, np.int64), np.empty(TASK + 1, part.dtype)
-            positions, kept = scratch[part.dtype]
-            count = kernel(part, _mask(part), part.dtype.type(thresholds[place]), start, positions, kept)
-            results[task] = positions[:count].copy(), kept[:count].copy()
+        arrays, count = [np.empty(ROOM, kind) for kind in kinds], 0
+        parts: list[tuple[Task, int, int]] = []
+        for place, start in queue:
+            # A loop may write at the place behind what it finds.
+            if count + min(steps[place], sizes[place] - start) >= ROOM:
+                runs.append(([array[:count].copy() for array in arrays], parts))
+                count, parts = 0, []
+            before, count = count, write((place, start), steps[place], count, arrays)
+            parts.append(((place, start), before, count))
+        runs.append(([array[:count] for array in arrays], parts))
 
-    _share([view.size for view in views], work)
-    return results
+    _share(sizes, work, steps)
+    held = sorted((task, end - begin) for _, parts in runs for task, begin, end in parts)
+    found = np.zeros(len(sizes), dtype=np.int64)
+    for (place, _), size in held:
+        found[place] += size
+    if len(runs) == 1:
+        return found, runs[0][0]
+    ends = itertools.accumulate(size for _, size in held)
+    begins = {task: end - size for (task, size), end in zip(held, ends, strict=True)}
+    whole = [np.empty(int(found.sum()), kind) for kind in kinds]
+    # Let go one by one, so that they are never all there twice.
+    while runs:
+        arrays, parts = runs.pop()
+        for task, begin, end in parts:
+            for array, part in zip(whole, arrays, strict=True):
+                array[begins[task] : begins[task] + end - begin] = part[begin:end]
+    return found, whole
 
 
 def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> int | None:
@@ -416,15 +633,20 @@ def accumulate(residuals: Sequence[torch.Tensor], gradients: Sequence[torch.Tens
 
 
 def _share(sizes: Sequence[int], work: Callable[[Iterator[Task]], None], steps: Sequence[int] | None = None) -> None:
-    """Let torch's number of threads work through the parts of all layers; an error in one of them is raised here."""
+    """Let torch's number of threads work through the parts of all layers."""
     tasks = [
         (place, start)
         for place, (size, step) in enumerate(zip(sizes, steps or [TASK] * len(sizes), strict=True))
         for start in range(0, size, step)
     ]
+    _shared_out(tasks, work, sum(sizes))
+
+
+def _shared_out(tasks: Sequence[T], work: Callable[[Iterator[T]], None], entries: int) -> None:
+    """Let torch's number of threads work through tasks of so many entries together; an error in one of them is raised here."""
     queue = iter(tasks)
     helpers = min(torch.get_num_threads(), len(tasks)) - 1
-    if helpers < 1 or sum(sizes) <= SMALL:
+    if helpers < 1 or entries <= SMALL:
         work(queue)
         return
     with ThreadPoolExecutor(helpers) as pool:

@@ -25,12 +25,12 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
     Args:
         name: "numba" (CPU tensors only), "torch", or "auto": Numba where it is installed, the tensors are on the CPU, and
             they are large enough to be worth importing it, or it has been imported.
-        flats: Tensors on one device.
+        flats: Tensors, all on one device.
 
     Raises:
         SelectionError: If Numba is asked for and cannot serve.
     """
-    on_cpu = all(flat.device.type == "cpu" for flat in flats)
+    on_cpu = not flats or flats[0].device.type == "cpu"
     wanted = "numba" in sys.modules or sum(flat.numel() for flat in flats) >= WORTHWHILE
     if name == "torch" or (name == "auto" and not (on_cpu and wanted)):
         return Engine()

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cwmp_selector.candidates.floats import (
@@ -24,17 +22,94 @@ from cwmp_selector.candidates.floats import (
     IntArray,
     from_bits,
     magnitude_bits,
-    threshold_bits,
 )
 
-Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""Of one layer: ascending positions (int64) of its candidates, and their values."""
+
+@dataclass(frozen=True)
+class Run:
+    """Candidates of some layers, one part of a layer after the other.
+
+    Attributes:
+        places: Layer of each part, shape (parts,).
+        sizes: Candidates of each part, shape (parts,).
+        positions: Ascending positions within each layer, int64.
+        values: What stands there, in the widest type of all layers.
+    """
+
+    places: IntArray
+    sizes: IntArray
+    positions: torch.Tensor
+    values: torch.Tensor
+
+    def nothing(self) -> Run:
+        """Return a run of the same parts in which nothing was found."""
+        empty = (torch.empty(0, dtype=part.dtype, device=part.device) for part in (self.positions, self.values))
+        return Run(self.places, np.zeros_like(self.sizes), *empty)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates of all layers in runs, in order of layer and position.
+
+    Attributes:
+        layers: Number of layers.
+        runs: What was found, at least one run.
+        dtype: Widest type of the layers.
+    """
+
+    layers: int
+    runs: list[Run]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return sum(run.values.numel() for run in self.runs)
+
+    @property
+    def sizes(self) -> IntArray:
+        """Candidates of each layer, shape (layers,)."""
+        places = np.concatenate([run.places for run in self.runs])
+        sizes = np.concatenate([run.sizes for run in self.runs])
+        return np.bincount(places, sizes, self.layers).astype(np.int64)
+
+    def by_layer(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return positions and values of each layer that has entries, and let go of the runs one by one, so that nothing is there twice."""
+        parts: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.layers)]
+        last = np.full(self.layers, -1)
+        for number, run in enumerate(self.runs):
+            last[run.places] = number
+        ends = last.tolist()
+        for number in range(len(self.runs)):
+            run = self.runs[number]
+            self.runs[number] = run.nothing()
+            sizes = run.sizes.tolist()
+            pieces = zip(torch.split(run.positions, sizes), torch.split(run.values, sizes), strict=True)
+            for place, piece in zip(run.places.tolist(), pieces, strict=True):
+                mine = parts[place]
+                mine.append(piece)
+                if ends[place] == number and len(mine) > 1:
+                    parts[place] = [(_joined([p for p, _ in mine]), _joined([v for _, v in mine]))]
+            del run, pieces, piece, mine
+        return [part for (part,) in parts]
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return the parts as one; on the CPU by NumPy, as torch would wake its threads for a copy."""
+    if parts[0].device.type != "cpu":
+        return torch.cat(parts)
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[parts[0].dtype.itemsize]
+    return torch.from_numpy(np.concatenate([part.view(kind).numpy() for part in parts])).view(parts[0].dtype)
+
 
 CHUNK = 1 << 22
 """Entries looked at together, which bounds the scratch memory of the plain way to some tens of megabytes."""
 
-SAMPLE = 1 << 16
-"""Entries sampled to bracket the threshold."""
+SAMPLE, MOST_SAMPLED = 1 << 14, 1 << 18
+"""Entries sampled to bracket the threshold, of a small and of a very large gradient."""
+
+SAMPLED_SHARE = 1 << 8
+"""One of so many entries is sampled in between."""
 
 DEVIATIONS = 4.0
 """Standard deviations between the threshold that a sample tells and the ends of its bracket; a miss costs another pass."""
@@ -47,6 +122,9 @@ RANK_BITS = 12
 
 FIRST_PART = 1 << 10
 """Scores sorted at first."""
+
+_MOST = {np.dtype(f"i{size}"): np.iinfo(f"i{size}").max for size in (2, 4, 8)}
+"""All bits but the sign."""
 
 LEAST_SAMPLE = 16
 """Entries sampled from each layer at least, so that no layer is overlooked."""
@@ -82,26 +160,42 @@ class Offer:
     wide: bool = False
 
 
-Part: TypeAlias = "tuple[int, IntArray, npt.NDArray[Any], FloatArray | None]"
-"""Some candidates of one layer: its place, their ascending positions, their values, and their own joules where entries differ."""
+@dataclass(frozen=True)
+class Bought:
+    """What is worth its joules, of all layers, one layer after the other.
+
+    Attributes:
+        sizes: Candidates of each layer, shape (layers,).
+        positions: Ascending positions within each layer.
+        values: What stands there, in float64.
+        own: Their own joules, of layers whose offer has them; None if none has.
+    """
+
+    sizes: IntArray
+    positions: IntArray
+    values: FloatArray
+    own: FloatArray | None
 
 
 class Engine:
     """The three passes over candidates, in plain torch. `fast.NumbaEngine` has the same answers."""
 
-    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> list[Found]:
-        """Return, for each flat tensor, the entries whose magnitude bits reach its threshold.
+    def extract(self, flats: Sequence[torch.Tensor], thresholds: Sequence[int]) -> Found:
+        """Return, for each flat tensor, the entries whose magnitude bits reach its threshold, bits of the widest of their types.
 
         Raises:
             NonFiniteError: If a candidate is NaN or infinite; no threshold keeps those out.
         """
-        found = [_extract_one(flat, least) for flat, least in zip(flats, thresholds, strict=True)]
-        for place, (_, values) in enumerate(found):
+        wide = widest([flat.dtype for flat in flats])
+        runs = []
+        for place, (flat, least) in enumerate(zip(flats, thresholds, strict=True)):
+            positions, values = _extract_one(flat, least, wide)
             if not bool(torch.isfinite(values).all()):
                 raise NonFiniteError(place)
-        return found
+            runs.append(Run(np.array([place]), np.array([positions.numel()]), positions, values))
+        return Found(len(flats), runs, wide)
 
-    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> list[Part]:
+    def extract_lines(self, flats: Sequence[torch.Tensor], offers: Sequence[Offer], *, square: bool) -> Bought:
         """Return the entries worth their joules in lines whose surplus is worth theirs, in order of layer and position.
 
         NaN and infinity are always among them.
@@ -111,32 +205,54 @@ class Engine:
             offers: What they must be worth.
             square: Whether a magnitude's square is its value, or itself.
         """
-        return [
-            part
-            for place, (flat, offer) in enumerate(zip(flats, offers, strict=True))
-            for part in _extract_lines(flat, offer, place, square=square)
-        ]
+        parts = [_extract_lines(flat, offer, square=square) for flat, offer in zip(flats, offers, strict=True)]
+        sizes = np.array([where.size for where, _, _ in parts], dtype=np.int64)
+        positions, values, own = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        return Bought(sizes, positions, values, own)
 
     def norms(self, flats: Sequence[torch.Tensor], power: int, unit: float) -> list[float]:
         """Return the sum of squares (power 2) or of magnitudes (power 1) of each tensor, in units of a magnitude."""
         return [(float(torch.linalg.vector_norm(flat, power, dtype=torch.float64)) / unit) ** power for flat in flats]
 
-    def split(self, found: Found, sure: int) -> tuple[int, BitArray]:
-        """Return how many candidates of a layer reach the bits `sure`, and the magnitude bits of the others, in order."""
-        bits = magnitude_bits(found[1])
-        others: BitArray = bits[bits < sure].cpu().numpy()
-        return bits.numel() - others.size, others
+    def sampled(self, flats: Sequence[torch.Tensor], positions: Sequence[IntArray]) -> FloatArray:
+        """Return the magnitudes at positions of each tensor, one tensor after the other, in float64."""
+        return sample_magnitudes(flats, positions)
 
-    def keep(self, found: Found, sure: int, taken: BoolArray) -> Found:
-        """Return the candidates of a layer that reach the bits `sure`, and of the others those that are taken."""
-        positions, values = found
-        kept = magnitude_bits(values) >= sure
-        kept[~kept] = torch.from_numpy(taken).to(kept.device)
-        return positions[kept], values[kept]
+    def split(self, found: Found, sure: IntArray) -> tuple[IntArray, IntArray, BitArray]:
+        """Return what is below the bits `sure` of its layer: layers, how many of each, and the magnitude bits, in order."""
+        below = []
+        for run in found.runs:
+            # One layer a run, as `extract` makes them here.
+            bits = magnitude_bits(run.values)
+            below.append(bits[bits < sure[int(run.places[0])]].cpu().numpy())
+        places = np.concatenate([run.places for run in found.runs])
+        return places, np.array([bits.size for bits in below]), np.concatenate(below)
+
+    def keep(self, found: Found, sure: IntArray, taken: BoolArray) -> Found:
+        """Return the candidates that reach the bits `sure` of their layer, and of the others those that are taken."""
+        runs, start = [], 0
+        for run in found.runs:
+            # One layer a run, as `extract` makes them here.
+            kept = magnitude_bits(run.values) >= sure[int(run.places[0])]
+            below = (~kept).nonzero().view(-1)
+            end = start + below.numel()
+            kept[below] = torch.from_numpy(taken[start:end]).to(kept.device)
+            start, where = end, kept.nonzero().view(-1)
+            runs.append(Run(run.places, np.array([where.numel()]), run.positions[where], run.values[where]))
+        return Found(found.layers, runs, found.dtype)
 
 
-def _extract_lines(flat: torch.Tensor, offer: Offer, place: int, *, square: bool) -> Iterator[Part]:
+def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """Return the type that holds what all of the types hold."""
+    wide = dtypes[0]
+    for dtype in dtypes[1:]:
+        wide = wide if dtype == wide else torch.promote_types(wide, dtype)
+    return wide
+
+
+def _extract_lines(flat: torch.Tensor, offer: Offer, *, square: bool) -> tuple[IntArray, FloatArray, FloatArray]:
     step = CHUNK - CHUNK % offer.per_line
+    parts = [(np.empty(0, np.int64), np.empty(0), np.empty(0))]
     for start in range(0, flat.numel(), step):
         part = flat[start : start + step]
         exact = part.dtype == torch.float64 or offer.own is not None
@@ -150,35 +266,28 @@ def _extract_lines(flat: torch.Tensor, offer: Offer, place: int, *, square: bool
         opened = ~(lines.sum(1) <= offer.ratio)
         bought = ((~(lines <= 0) & opened[:, None]).view(-1)[: ahead.numel()] | odd) & (part != 0)
         where = bought.nonzero().view(-1)
-        values = part[where] if part.dtype in (torch.float32, torch.float64) else part[where].to(torch.float32)
-        paid = None if own is None else own[where].to(torch.float64).cpu().numpy()
-        yield place, (where + start).cpu().numpy(), values.cpu().numpy(), paid
+        values = part[where].to(torch.float64)
+        paid = torch.zeros_like(values) if own is None else own[where].to(torch.float64)
+        parts.append(((where + start).cpu().numpy(), values.cpu().numpy(), paid.cpu().numpy()))
+    positions, values_at, own_at = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return positions, values_at, own_at
 
 
-def _extract_one(flat: torch.Tensor, least: int) -> Found:
+def _extract_one(flat: torch.Tensor, least: int, wide: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     positions = []
     for start in range(0, flat.numel(), CHUNK):
-        found = (magnitude_bits(flat[start : start + CHUNK]) >= least).nonzero().view(-1)
+        found = (magnitude_bits(flat[start : start + CHUNK].to(wide)) >= least).nonzero().view(-1)
         positions.append(found.add_(start) if start else found)
     if len(positions) == 1:
         where = positions[0]
     else:
         where = torch.cat(positions) if positions else torch.empty(0, dtype=torch.int64, device=flat.device)
-    return where, flat[where]
+    return where, flat[where].to(wide)
 
 
-def layer_thresholds(score: float, weights: FloatArray, dtypes: Sequence[torch.dtype]) -> IntArray:
-    """Return each layer's least magnitude bits that reach a score, given the layers' weights and dtypes."""
-    result = np.empty(len(dtypes), dtype=np.int64)
-    for dtype in set(dtypes):
-        where = np.array([d == dtype for d in dtypes])
-        result[where] = threshold_bits(score, weights[where], dtype)
-    return result
-
-
-def sample_positions(sizes: Sequence[int], about: int = SAMPLE) -> list[IntArray]:
+def sample_positions(sizes: Sequence[int], about: int | None = None) -> list[IntArray]:
     """Return positions to sample in layers of the given sizes; see `_sample_positions`."""
-    return _sample_positions(tuple(sizes), about)
+    return _sample_positions(tuple(sizes), about or min(max(sum(sizes) // SAMPLED_SHARE, SAMPLE), MOST_SAMPLED))
 
 
 @lru_cache(maxsize=4)
@@ -198,18 +307,20 @@ def _sample_positions(sizes: tuple[int, ...], about: int) -> list[IntArray]:
     return result
 
 
-def sample_magnitudes(flats: Sequence[torch.Tensor], positions: Sequence[IntArray]) -> list[FloatArray]:
-    """Return the magnitudes at the sampled positions, in float64."""
-    drawn = []
+def sample_magnitudes(flats: Sequence[torch.Tensor], positions: Sequence[IntArray]) -> FloatArray:
+    """Return the magnitudes at the sampled positions, one tensor after the other, in float64."""
+    drawn: list[BitArray] = []
     for flat, where in zip(flats, positions, strict=True):
         if flat.device.type == "cpu":
             # NumPy's gather: torch would wake its threads for a few thousand entries.
-            bits = flat.view(BITS_DTYPE[flat.dtype]).numpy()[where]
-            bits &= np.iinfo(bits.dtype).max
+            drawn.append(flat.view(BITS_DTYPE[flat.dtype]).numpy()[where])
         else:
-            bits = magnitude_bits(flat[torch.from_numpy(where).to(flat.device)]).cpu().numpy()
-        drawn.append(from_bits(bits, flat.dtype))
-    return drawn
+            drawn.append(magnitude_bits(flat[torch.from_numpy(where).to(flat.device)]).cpu().numpy())
+    if len({flat.dtype for flat in flats}) == 1:
+        drawn = [np.concatenate(drawn)]
+    return np.concatenate(
+        [from_bits(bits & _MOST[bits.dtype], flat.dtype) for bits, flat in zip(drawn, flats, strict=False)]
+    )
 
 
 def falling(scores: FloatArray) -> IntArray:

@@ -44,22 +44,22 @@ def magnitude_bits(flat: torch.Tensor) -> torch.Tensor:
 def from_bits(bits: BitArray, dtype: torch.dtype) -> FloatArray:
     """Return the magnitudes that `bits` stand for, in float64 (exact for every supported dtype)."""
     if dtype == torch.float64:
-        return bits.astype(np.int64).view(np.float64)
+        return bits.astype(np.int64, copy=False).view(np.float64)
     if dtype == torch.float32:
-        return bits.astype(np.int32).view(np.float32).astype(np.float64)
+        return bits.astype(np.int32, copy=False).view(np.float32).astype(np.float64)
     if dtype == torch.float16:
         return bits.astype(np.int16).view(np.float16).astype(np.float64)
     return (bits.astype(np.int32) << 16).view(np.float32).astype(np.float64)
 
 
-def threshold_bits(score: float, weights: FloatArray, dtype: torch.dtype) -> IntArray:
+def threshold_bits(score: float | FloatArray, weights: FloatArray, dtype: torch.dtype) -> IntArray:
     """Return, for each weight, the bits of the least positive magnitude m with m * weight >= score.
 
     Where no finite magnitude reaches the score the bits of infinity are returned. Bisection over the bits with the very
     product that ranks the entries, so a threshold never disagrees with the ranking by a rounding.
 
     Args:
-        score: Threshold, >= 0.
+        score: Threshold, >= 0; one for all, or one for each weight.
         weights: Positive factors, shape (layers,).
         dtype: Float type of the magnitudes.
     """
@@ -87,5 +87,7 @@ def taken(flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 
 def gathered(flat: torch.Tensor, where: IntArray) -> FloatArray:
-    """Return the entries of a flat tensor at positions, in float64 on the host."""
-    return taken(flat, torch.from_numpy(where).to(flat.device)).cpu().numpy().astype(np.float64, copy=False)
+    """Return the entries of a flat float32 or float64 tensor at positions, in float64 on the host."""
+    if flat.device.type == "cpu":
+        return flat.numpy()[where].astype(np.float64, copy=False)
+    return flat[torch.from_numpy(where).to(flat.device)].cpu().numpy().astype(np.float64, copy=False)

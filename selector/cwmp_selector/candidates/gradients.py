@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +15,11 @@ MAX_ENTRIES = 2**53
 """Counts times costs are float64 products; beyond this a count is no longer exact."""
 
 
-@dataclass(frozen=True)
-class FlatTensor:
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Types of tensors that are in one piece."""
+
+
+class FlatTensor(NamedTuple):
     """One gradient tensor as the selector sees it.
 
     Attributes:
@@ -57,10 +60,19 @@ def flatten(gradients: Mapping[str, torch.Tensor]) -> list[FlatTensor]:
         if gradient.dtype not in BITS_DTYPE:
             raise SelectionError(f"gradient of {name!r} is {gradient.dtype}: use float16, bfloat16, float32 or float64")
         _refuse_foreign(name, gradient)
-        dense = gradient.detach().resolve_neg()
+        dense = gradient.detach() if gradient.requires_grad else gradient
+        if dense.is_neg():
+            dense = dense.resolve_neg()
         if dense.layout != torch.strided:
             dense = dense.to_dense()
-        layers.append(FlatTensor(name, tuple(dense.shape), dense.contiguous().view(-1), dtypes.get(name, dense.dtype)))
+        layers.append(
+            FlatTensor(
+                name,
+                tuple(dense.shape),
+                dense if dense.dim() == 1 and dense.is_contiguous() else dense.reshape(-1),
+                dtypes.get(name, dense.dtype),
+            )
+        )
     devices = {layer.flat.device for layer in layers}
     if len(devices) > 1:
         where = ", ".join(f"{layer.name!r} on {layer.flat.device}" for layer in layers[:4])
@@ -77,9 +89,9 @@ def refuse_foreign(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _refuse_foreign(name: str, tensor: torch.Tensor) -> None:
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         raise SelectionError(f"{name!r} is on the meta device and has no values: materialise the model first")
-    sharded = hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+    sharded = type(tensor) not in PLAIN and hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
     if sharded or getattr(tensor, "_is_flat_param", False):
         raise SelectionError(
             f"{name!r} is a {type(tensor).__name__} sharded over processes (FSDP, tensor parallelism): a budget of its parts "

@@ -17,7 +17,7 @@ import torch
 
 from cwmp_selector.candidates import find as candidates
 from cwmp_selector.candidates.find import Engine, Found, NonFiniteError, Ranks
-from cwmp_selector.candidates.floats import INF_BITS, BoolArray, FloatArray, IntArray, from_bits
+from cwmp_selector.candidates.floats import INF_BITS, BoolArray, FloatArray, IntArray, from_bits, threshold_bits
 from cwmp_selector.costs import total
 
 
@@ -95,7 +95,6 @@ class _Greedy:
         self.keys, self.weights, self.costs, self.budget, self.floor = keys, weights, costs, budget, floor
         self.power, self.engine = power, engine
         self.break_score: float | None = None
-        self.sure: dict[int, int] = {}
         self.filler = np.zeros(len(keys))
         self.prices: list[float] = costs.tolist()
         self.counts = np.zeros(len(keys), dtype=np.int64)
@@ -114,17 +113,17 @@ class _Greedy:
         """
         self.counts[active] = 0
         keys = [self.keys[place] for place in active]
-        dtypes = [key.dtype for key in keys]
+        wide = candidates.widest([key.dtype for key in keys])
         weights = self.weights[active]
         low, high = self._bracket(active, keys)
         for attempt in range(8):
             low = max(low if attempt < 7 else 0.0, self.floor)
-            thresholds = candidates.layer_thresholds(low, weights, dtypes)
+            both = np.repeat([low, high], weights.size)
+            thresholds, sure_bits = threshold_bits(both, np.tile(weights, 2), wide).reshape(2, -1)
             try:
                 found = self.engine.extract(keys, thresholds.tolist())
             except NonFiniteError as error:
                 raise NonFiniteError(active[error.place]) from None
-            sure_bits = candidates.layer_thresholds(high, weights, dtypes).tolist()
             exhausted = bool(low <= self.floor)
             done = self._choose(active, found, sure_bits, exhausted=exhausted)
             if done is not None:
@@ -137,37 +136,27 @@ class _Greedy:
         if sum(sizes) <= 2 * candidates.SAMPLE:
             return self.floor, math.inf
         where = candidates.sample_positions(sizes)
-        drawn = candidates.sample_magnitudes(keys, where)
-        scores = np.concatenate([m * self.weights[p] for p, m in zip(active, drawn, strict=True)])
-        stands_for = np.concatenate(
-            [
-                np.full(m.size, self.costs[p] * size / max(m.size, 1))
-                for p, m, size in zip(active, drawn, sizes, strict=True)
-            ]
-        )
+        counts = np.array([mine.size for mine in where])
+        layer = np.repeat(np.array(active), counts)
+        scores = self.engine.sampled(keys, where) * self.weights[layer]
+        stands_for = np.repeat(self.costs[active] * np.array(sizes) / np.maximum(counts, 1), counts)
         spent = total(self.prices, self.counts.tolist())
         return candidates.bracket(scores, stands_for, self.budget - spent)
 
     def _choose(
-        self, active: list[int], found: list[Found], sure_bits: list[int], *, exhausted: bool
+        self, active: list[int], found: Found, sure_bits: IntArray, *, exhausted: bool
     ) -> tuple[float, list[int]] | None:
         """Choose among candidates; None if they end before the budget does although there are more entries."""
         base = self.counts
-        split = [self.engine.split(mine, least) for mine, least in zip(found, sure_bits, strict=True)]
+        places, below, bits = self.engine.split(found, sure_bits)
         counts = base.copy()
-        counts[active] = [number for number, _ in split]
+        counts[active] = found.sizes - np.bincount(places, below, len(active)).astype(np.int64)
         if not self.fits(counts):
-            sure_bits = [INF_BITS[self.keys[place].dtype] for place in active]
-            split = [self.engine.split(mine, least) for mine, least in zip(found, sure_bits, strict=True)]
+            sure_bits = np.full(len(active), INF_BITS[found.dtype])
+            places, below, bits = self.engine.split(found, sure_bits)
             counts = base.copy()
-        score = np.concatenate(
-            [
-                from_bits(bits, self.keys[place].dtype) * self.weights[place]
-                for place, (_, bits) in zip(active, split, strict=True)
-            ]
-        )
-        layer = np.repeat(np.array(active), [bits.size for _, bits in split])
-        self.sure = dict(zip(active, [number for number, _ in split], strict=True))
+        layer = np.repeat(np.array(active)[places], below)
+        score = from_bits(bits, found.dtype) * self.weights[layer]
         taken = np.zeros(score.size, dtype=bool)
         done = self._take(active, score, layer, counts, taken)
         if done is None and not exhausted:
@@ -268,10 +257,8 @@ class _Greedy:
             open_layers = self._open(open_layers, counts)
         return open_layers
 
-    def _keep(self, active: list[int], found: list[Found], sure_bits: list[int], taken: BoolArray) -> None:
-        start = 0
-        for place, mine, least in zip(active, found, sure_bits, strict=True):
-            unsure = mine[0].numel() - self.sure[place]
-            kept = self.engine.keep(mine, least, taken[start : start + unsure])
-            self.positions[place], self.values[place] = kept
-            start += unsure
+    def _keep(self, active: list[int], found: Found, sure_bits: IntArray, taken: BoolArray) -> None:
+        kept = self.engine.keep(found, sure_bits, taken).by_layer()
+        for place, (positions, values) in zip(active, kept, strict=True):
+            self.positions[place] = positions
+            self.values[place] = values if values.dtype == self.keys[place].dtype else values.to(self.keys[place].dtype)

@@ -258,5 +258,6 @@ class Chooser:
             # By NumPy: torch would wake its threads.
             values = torch.from_numpy(values.numpy().astype(kind, copy=False))
         parts = torch.split(values.to(device), sizes)
-        held = [part.to(key.dtype) for part, key in zip(parts, self.keys, strict=True)]
+        pairs = zip(parts, self.keys, strict=True)
+        held = [part if part.dtype == key.dtype else part.to(key.dtype) for part, key in pairs]
         return Outcome(list(torch.split(where, sizes)), values=held, planned=plan.positions, own=plan.own)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 
-from cwmp_selector.candidates.find import Engine, NonFiniteError, Offer, sample_magnitudes, sample_positions
+from cwmp_selector.candidates.find import Engine, NonFiniteError, Offer, sample_positions
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray, gathered
 from cwmp_selector.hierarchy.planned import Market, Planned
 from cwmp_selector.hierarchy.pool import Pool, lines_in, scores_of, summed
@@ -60,15 +61,14 @@ class Collector:
     def complete(self, power: int) -> Pool:
         """Return all entries that are not zero."""
         if power not in self._complete:
-            wide = (
-                [key.to(torch.float64) for key in self.keys] if len({key.dtype for key in self.keys}) > 1 else self.keys
-            )
-            flat = torch.cat([key.view(-1) for key in wide]) if wide else torch.empty(0)
+            mixed = len({key.dtype for key in self.keys}) > 1
+            wide = [key.to(torch.float64) for key in self.keys] if mixed else list(self.keys)
+            flat = torch.cat(wide) if wide else torch.empty(0)
             given = flat.to(torch.float64).cpu().numpy() if flat.numel() else np.empty(0)
             sizes = self.prices.sizes
             place = np.flatnonzero(given)
             ends = np.cumsum(sizes)
-            tensor = np.searchsorted(ends, place, side="right")
+            tensor = np.repeat(np.arange(sizes.size), sizes)[place]
             position = place - (ends - sizes)[tensor]
             own = {p: cost.cpu().numpy() for p, cost in self.prices.own.items()}
             entry = self.prices.entry[tensor]
@@ -188,53 +188,55 @@ class Collector:
     def _sampled(self, power: int) -> Pool:
         """Return sampled lines as a pool with weights."""
         prices = self.prices
-        lines = np.maximum(prices.sizes // prices.per_line, np.minimum(prices.sizes, 1))
-        where = []
-        share = float(lines.sum()) / max(float(prices.sizes.sum()), 1.0)
-        for place, first in enumerate(sample_positions(lines.tolist(), max(int(share * SAMPLE), LINES))):
-            inside = first[:, None] * prices.per_line[place] + np.arange(prices.per_line[place])
-            where.append(inside.ravel()[inside.ravel() < prices.sizes[place]])
-        magnitudes = np.concatenate(sample_magnitudes(self.keys, where))
-        tensor = np.repeat(np.arange(prices.sizes.size), [w.size for w in where])
-        position = np.concatenate(where)
+        where, tensor, position, weight = _places(tuple(prices.sizes.tolist()), tuple(prices.per_line.tolist()))
+        magnitudes = self.engine.sampled(self.keys, where)
         entry = prices.entry[tensor]
-        for place, own in prices.own.items():
-            entry[tensor == place] = gathered(own, where[place])
+        end = 0
+        for place, mine in enumerate(where):
+            end += mine.size
+            if place in prices.own:
+                entry[end - mine.size : end] = gathered(prices.own[place], mine)
         some = (magnitudes > 0) & np.isfinite(magnitudes)
         pool = self._pool(tensor[some], position[some], magnitudes[some], entry[some], power, 0.0)
-        drawn = np.bincount(tensor, minlength=prices.sizes.size)
-        pool.weight = (prices.sizes / np.maximum(drawn, 1))[pool.tensor]
+        pool.weight = weight[pool.tensor]
         pool.norm = summed(pool.tensor, pool.value * pool.weight, prices.sizes.size)
         return pool
 
     def _collect(self, offers: Mapping[int, Offer], power: int, low: float) -> Pool:
         asked = list(offers)
         keys = [self.keys[place] for place in asked]
-        parts = self.engine.extract_lines(keys, list(offers.values()), square=power == 2)
-        found = [(asked[place], where, values, own) for place, where, values, own in parts]
-        sizes = [where.size for _, where, _, _ in found]
-        tensor = np.repeat(np.array([place for place, _, _, _ in found], dtype=np.int64), sizes)
-        position = np.concatenate([where for _, where, _, _ in found]) if found else np.empty(0, np.int64)
-        given = np.concatenate([values.astype(np.float64) for _, _, values, _ in found]) if found else np.empty(0)
-        entry = self.prices.entry[tensor]
-        end = 0
-        for size, (place, where, _, own) in zip(sizes, found, strict=True):
-            end += size
-            if place in self.prices.own:
-                entry[end - size : end] = gathered(self.prices.own[place], where) if own is None else own
-        return self._pool(tensor, position, given, entry, power, low)
+        found = self.engine.extract_lines(keys, list(offers.values()), square=power == 2)
+        tensor = np.repeat(np.array(asked, dtype=np.int64), found.sizes)
+        own = self.prices.own
+        if found.own is not None and all(offer.own is not None for offer in offers.values()):
+            entry = found.own
+        else:
+            entry, end = self.prices.entry[tensor], 0
+            for place, size in zip(asked, found.sizes.tolist(), strict=True):
+                mine, end = slice(end, end + size), end + size
+                if place in own and offers[place].own is not None and found.own is not None:
+                    entry[mine] = found.own[mine]
+                elif place in own:
+                    entry[mine] = gathered(own[place], found.positions[mine])
+        return self._pool(tensor, found.positions, found.values, entry, power, low)
 
     def _pool(
         self, tensor: IntArray, position: IntArray, given: FloatArray, entry: FloatArray, power: int, low: float
     ) -> Pool:
         value = np.abs(given)
         self._refuse(value, tensor)
-        value /= self.unit
-        value = value * value if power == 2 else value
+        if self.unit != 1.0:
+            value /= self.unit
+        if power == 2:
+            value *= value
         if not value.all():
             # Squares of numbers far below the unit vanish: they are worth next to nothing, and yet not zero.
             value = np.maximum(value, np.finfo(np.float64).tiny)
-        line, first = lines_in(tensor, position, self.prices.per_line)
+        if self.prices.line.any():
+            line, first = lines_in(tensor, position, self.prices.per_line)
+        else:
+            # Lines that cost nothing may as well be one entry long.
+            line = first = np.arange(tensor.size)
         norm = np.zeros(self.prices.sizes.size) if low else summed(tensor, value, self.prices.sizes.size)
         return Pool(tensor, position, given, value, entry, line, first, low, norm)
 
@@ -242,3 +244,19 @@ class Collector:
         """Raise NonFiniteError if a magnitude is not finite."""
         if magnitudes.size and not math.isfinite(magnitudes.max()):
             raise NonFiniteError(int(tensor[np.flatnonzero(~np.isfinite(magnitudes))[0]]))
+
+
+@lru_cache(maxsize=4)
+def _places(sizes: tuple[int, ...], per_line: tuple[int, ...]) -> tuple[list[IntArray], IntArray, IntArray, FloatArray]:
+    """Return the entries of sampled lines: by tensor, their tensors and positions, and for how many each entry of a tensor stands."""
+    lines = [max(size // entries, min(size, 1)) for size, entries in zip(sizes, per_line, strict=True)]
+    where = []
+    share = sum(lines) / max(sum(sizes), 1)
+    for first, size, entries in zip(
+        sample_positions(lines, max(int(share * SAMPLE), LINES)), sizes, per_line, strict=True
+    ):
+        inside = (first[:, None] * entries + np.arange(entries)).ravel()
+        where.append(inside[inside < size])
+    drawn = np.array([mine.size for mine in where])
+    tensor = np.repeat(np.arange(drawn.size), drawn)
+    return where, tensor, np.concatenate(where), np.array(sizes) / np.maximum(drawn, 1)

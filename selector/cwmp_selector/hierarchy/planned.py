@@ -6,10 +6,14 @@ value and the joules of all above an edge are added up, so that a price is looke
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from cwmp_profiler.kernels.compiled import chosen
+from cwmp_profiler.kernels.machine import machine_code
+from cwmp_selector.candidates.compiled import tabled
 from cwmp_selector.candidates.floats import BoolArray, FloatArray, IntArray
 from cwmp_selector.hierarchy.pool import Pool, scores_of, summed
 from cwmp_selector.hierarchy.prices import Prices
@@ -17,8 +21,8 @@ from cwmp_selector.hierarchy.prices import Prices
 BITS = 11
 """Candidates are sorted into at most two to this power bins by price."""
 
-FEW_BITS = 6
-"""Bits of the number of tensors up to which there are that many bins; of more tensors there are fewer."""
+TABLE_BITS = 16
+"""Bits of the number of bins of all tensors together; of many tensors each has fewer."""
 
 CLOSED, SPARSE, WHOLE = 0, 1, 2
 
@@ -52,8 +56,8 @@ class Market:
 
     def __init__(self, pool: Pool, prices: Prices, floor: float = 0.0, *, whole: BoolArray) -> None:
         self.pool, self.prices, self.floor = pool, prices, floor
-        self.lines = prices.line[pool.tensor[pool.first]]
-        self.entry = pool.entry + (prices.bit_j * prices.value_bits)[pool.tensor]
+        self.lines = prices.line[pool.tensor[pool.first]] if prices.line.any() else np.zeros(pool.first.size)
+        self.entry = pool.entry + (prices.bit_j * prices.value_bits)[pool.tensor] if prices.bit_j else pool.entry
         self.whole = np.where(whole & (pool.norm > 0), prices.whole, np.inf)
 
 
@@ -71,34 +75,36 @@ class Planned:
         pool, prices = market.pool, market.prices
         more, once = prices.form(densities)
         self.once = prices.once + once * prices.sizes
-        self.entry = market.entry + more[pool.tensor]
+        self.entry = market.entry + more[pool.tensor] if prices.bit_j else market.entry
         self.scores = scores_of(pool, self.entry, market.lines)
         score = self.scores.score
         # The bits of a positive float64 order it.
-        bits = score.view(np.int64)
-        base, top = (int(bits.min()), int(bits.max())) if bits.size else (0, 0)
-        most = BITS - max(prices.sizes.size.bit_length() - FEW_BITS, 0)
-        shift = max((top - base).bit_length() - max(most, 3), 0)
-        self.bin = bits - base >> shift
-        self.bins = int(self.bin.max(initial=0)) + 1
+        low, high = (score.min(), score.max()) if score.size else (0.0, 0.0)
+        base, top = int(np.float64(low).view(np.int64)), int(np.float64(high).view(np.int64))
+        most = max(min(BITS, TABLE_BITS - prices.sizes.size.bit_length()), 3)
+        shift = max((top - base).bit_length() - most, 0)
+        self.bins = (top - base >> shift) + 1
         edges = (np.arange(self.bins) << shift) + base
-        tensors = prices.sizes.size
-        place = pool.tensor * self.bins + self.bin
-
-        def above(amounts: FloatArray) -> FloatArray:
-            """Return the sum over the candidates of each tensor in each bin and all bins above, shape (tensors, bins)."""
-            table = np.bincount(place, amounts, tensors * self.bins).reshape(tensors, self.bins)
-            return np.asarray(table[:, ::-1].cumsum(axis=1)[:, ::-1])
-
-        weight = 1.0 if pool.weight is None else pool.weight
-        self.values, self.costs = above(pool.value * weight), above(self.scores.cost * weight)
+        worth, paid = pool.value, self.scores.cost
+        if pool.weight is not None:
+            worth, paid = worth * pool.weight, paid * pool.weight
+        shape = prices.sizes.size, self.bins
+        if chosen(pool.size):
+            self.bin, values, costs = np.empty(pool.size, dtype=np.int16), np.zeros(shape), np.zeros(shape)
+            machine_code(tabled)(score, worth, paid, pool.tensor, base, shift, self.bin, values, costs)
+        else:
+            self.bin = (score.view(np.int64) - base >> shift).astype(np.int16)
+            place = pool.tensor * self.bins + self.bin
+            values, costs = (summed(place, amounts, math.prod(shape)).reshape(shape) for amounts in (worth, paid))
+        # Of all in a bin and above.
+        self.values, self.costs = (table[:, ::-1].cumsum(axis=1)[:, ::-1] for table in (values, costs))
         self.norm = self.values[:, 0] if pool.complete and not market.floor else pool.norm
         prices_at = edges.view(np.float64).copy()
         if pool.complete or market.floor:
             prices_at[0] = market.floor
         wholes = self.norm / market.whole
-        high = np.concatenate([wholes[wholes > prices_at[-1]], [2.0 * score.max(initial=0.0)]])
-        self.edges = np.concatenate([prices_at, np.sort(high * (1 + 1e-12))])
+        beyond = np.concatenate([wholes[wholes > prices_at[-1]], [2.0 * high]])
+        self.edges = np.concatenate([prices_at, np.sort(beyond * (1 + 1e-12))])
 
     def level(self, price: float, values: FloatArray, costs: FloatArray, fixed: IntArray | None = None) -> Level:
         """Return the best choice at a price from what each tensor's candidates are worth and cost by then.

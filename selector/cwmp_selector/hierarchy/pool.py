@@ -8,6 +8,7 @@ the lesser of v/e and its line's opening price. All prices above the least score
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,15 @@ def lines_in(tensor: IntArray, position: IntArray, per_line: IntArray) -> tuple[
     starts = np.ones(tensor.size, dtype=bool)
     starts[1:] = (tensor[1:] != tensor[:-1]) | (number[1:] != number[:-1])
     return np.cumsum(starts) - 1, np.flatnonzero(starts)
+
+
+def lines_of_each(positions: Sequence[IntArray], per_line: IntArray) -> IntArray:
+    """Return the lines that ascending positions of each tensor lie in, shape (tensors,)."""
+    tensor = np.repeat(np.arange(per_line.size), [where.size for where in positions])
+    if not tensor.size:
+        return np.zeros(per_line.size, dtype=np.int64)
+    _, first = lines_in(tensor, np.concatenate(positions), per_line)
+    return np.bincount(tensor[first], minlength=per_line.size)
 
 
 def scores_of(pool: Pool, entry: FloatArray, line: FloatArray) -> Scores:

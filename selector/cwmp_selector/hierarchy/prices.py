@@ -112,9 +112,11 @@ def prices_of(costs: AnyCosts, layers: Sequence[FlatTensor], formats: Sequence[s
     tiers = costs if isinstance(costs, TieredCosts) else None
     if isinstance(costs, TieredCosts):
         found = [costs.tensor_costs(layer.name) for layer in layers]
+    elif isinstance(costs, int | float):
+        found = [TensorCosts(float(costs))] * len(layers)
     else:
         found = [TensorCosts(find(costs, layer.name)) for layer in layers]
-    for layer in layers:
+    for layer in layers if tiers else ():
         size = tiers.numel(layer.name) if tiers else None
         if size is not None and size != layer.numel:
             raise SelectionError(

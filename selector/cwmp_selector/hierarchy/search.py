@@ -92,18 +92,6 @@ def _chosen(planned: Planned, budget: float) -> Chosen | None:
         return None
     price = best.price if best.kept.any() else fits.price
     best = replace(opened(planned, best, most), price=price, dual=found.dual)
-    return replace(best, bound=max(found.bound, best.value), gap=_gap(planned, best, budget))
-
-
-def _gap(planned: Planned, choice: Chosen, budget: float) -> float:
-    """Return `bound` less the value, without the digits that a difference of large numbers loses, where that can be."""
-    above = planned.scores.score > choice.price
-    if not (
-        choice.dual == choice.price > 0
-        and choice.kept[above].all()
-        and not planned.once.any()
-        and not choice.whole.any()
-    ):
-        return np.inf
-    left = budget - planned.market.prices.payload_j - float(planned.scores.cost[above].sum())
-    return choice.price * left - float(planned.pool.value[choice.kept & ~above].sum())
+    # The gap is known to more digits where the bound is at the choice's own price.
+    gap = best.gap - price * (most - budget) if best.dual == price > 0 else np.inf
+    return replace(best, bound=max(found.bound, best.value), gap=gap)

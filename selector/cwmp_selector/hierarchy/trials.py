@@ -118,10 +118,13 @@ def completed(planned: Planned, trials: Iterable[Trial], most: float) -> Chosen:
         mine = trial.sparse[planned.pool.tensor]
         kept = mine & (planned.bin >= trial.first)
         kept[trial.taken] = True
-        rest = np.flatnonzero(mine & (planned.bin < trial.first) & (planned.scores.score >= planned.market.floor))
+        rest = np.flatnonzero(
+            (planned.entry <= trial.left) & mine & ~kept & (planned.scores.score >= planned.market.floor)
+        )
         left, more = _fill(planned, kept, rest, trial.left)
         if best is None or trial.value + more > best.value:
-            best = Chosen(kept, trial.whole, trial.value + more, most - left, trial.price)
+            gap = np.inf if planned.once.any() or trial.whole.any() else trial.price * trial.left - more
+            best = Chosen(kept, trial.whole, trial.value + more, most - left, trial.price, gap=gap)
     assert best is not None  # noqa: S101 - nothing kept is a trial too
     return best
 
@@ -135,7 +138,6 @@ def _same_set(planned: Planned, order: IntArray, place: int) -> bool:
 def _fill(planned: Planned, kept: BoolArray, rest: IntArray, left: float) -> tuple[float, float]:
     """Take what still fits of the candidates `rest`, by falling score; return what is left, and the value taken."""
     pool, lines, entry, value = planned.pool, planned.market.lines, planned.entry, 0.0
-    rest = rest[entry[rest] <= left]
     if not rest.size:
         return left, value
     opened = np.zeros(pool.first.size, dtype=bool)
@@ -167,6 +169,9 @@ def _fill(planned: Planned, kept: BoolArray, rest: IntArray, left: float) -> tup
 def opened(planned: Planned, choice: Chosen, most: float) -> Chosen:
     """Open further tensors with what is left, the most valuable first."""
     left, prices = most - choice.cost, planned.market.prices
+    if not planned.once.any() and choice.cost:
+        # They are open.
+        return choice
     held = np.bincount(planned.pool.tensor[choice.kept], minlength=planned.once.size) > 0
     left -= 0.0 if held.any() or choice.whole.any() else prices.payload_j
     shut = np.flatnonzero(~held & ~choice.whole & (planned.once + prices.entry <= left) & (planned.values[:, 0] > 0))

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 
 from cwmp_profiler.kernels.machine import machine_code
-from cwmp_selector.candidates.compiled import PLACES, SPREAD
 from cwmp_selector.candidates.floats import IntArray
+
+SPREAD = 0x077CB531
+"""A de Bruijn number: its multiples by powers of two differ in their first five bits, which tell the power."""
+
+PLACES = np.empty(32, dtype=np.int64)
+PLACES[[(SPREAD << place & 0xFFFFFFFF) >> 27 for place in range(32)]] = np.arange(32)
 
 
 def _rice_encode(indices: Any, parameter: int, unary: Any, low: Any) -> int:
