@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 SHOWN_SOURCES = 2
 
+LACKING = {
+    "slope": "the slope of the meter is not known and not in it",
+    "update curves": "what update curves err by is not in the profile and not in it, fit its measurements again",
+}
+"""What is said of an interval that lacks something (`cwmp_costmodels.costs.interval.Interval.lacks`)."""
+
 
 def cost_table(costs: LayerCosts, model: str, *, every: bool = False) -> Any:
     """Return one row a class of like tensors (a parameter tensor each with `every`): shape, where it lives, joules per updated entry, its parts, and from what."""
@@ -67,7 +73,7 @@ def summary(costs: LayerCosts, gain: Gain) -> list[str]:
     ]
     sure = costs.interval_j({name: costs.numel(name) for name in costs.names()})
     if sure.holds:
-        reading = "" if "slope" in sure.holds else "; the slope of the meter is not known and not in it"
+        reading = "".join(f"; {LACKING[what]}" for what in sure.lacks)
         lines.append(
             f"sure to     {si(sure.low_j, 'J')} to {si(sure.high_j, 'J')} for the device's part of that (95%: {', '.join(sure.holds)}{reading})"
         )

@@ -348,7 +348,7 @@ def _parts(
     """Return the corrections of compiled writes of a tensor that lives among so many bytes of parameters, None without any."""
     writes = profile.writes.get(optimizer)
     named = (factor_of(profile, tensor, optimizer, "entries").key or "").startswith(NAME_PREFIX)
-    return None if writes is None or named else part_factors(writes, set_bytes / tensor.entry_bytes)
+    return None if writes is None or named else part_factors(writes, set_bytes / tensor.entry_bytes, optimizer)
 
 
 def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> float:

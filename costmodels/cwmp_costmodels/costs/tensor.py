@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from cwmp_costmodels.costs.scenario import Links, Scenario
 from cwmp_costmodels.networks.tensors import TensorInfo
-from cwmp_costmodels.profile.factors import Factor, UpdateFactors
+from cwmp_costmodels.profile.factors import Corrections, Factor, UpdateFactors, added
 from cwmp_costmodels.profile.operators import Part
 from cwmp_costmodels.profile.prices import Prices
 from cwmp_costmodels.profile.writes import split
@@ -358,13 +358,30 @@ class LayerCost:
                     static_j + times * amount * factor.time_value * price.static_j,
                 )
 
-        for times, factor, counts, _ in self._writes(kept, None):
+        for times, factor, counts in self._corrected(kept):
             add_to(times, factor, counts)
-        if self._decays_whole and kept < self.tensor.numel:
-            add_to(self.scenario.local_steps, self.factors.at("dense", 1.0), self._whole_step_counts())
         if self.gradient_flops:
             flops = {f"flop_{self.tensor.dtype}": self.gradient_flops * kept}
             add_to(self.scenario.local_steps, Factor(1.0, 1.0, None), flops)
+        return found
+
+    def corrections_j(self, kept: float) -> Corrections:
+        """Return the device's joules that corrections of updates price, with what these err by."""
+
+        def one(times: float, factor: Factor, counts: Counts) -> Corrections:
+            prices = {count: self.prices.price(count) for count, amount in counts.items() if amount}
+            return factor.corrected(
+                sum(times * counts[count] * factor.value * price.dynamic_j for count, price in prices.items()),
+                sum(times * counts[count] * factor.time_value * price.static_j for count, price in prices.items()),
+            )
+
+        return added(one(times, factor, counts) for times, factor, counts in self._corrected(kept))
+
+    def _corrected(self, kept: float) -> list[tuple[int, Factor, Counts]]:
+        """Return all that is done to entries of the tensor on the device: how often, its correction, its counts."""
+        found = [(times, factor, counts) for times, factor, counts, _ in self._writes(kept, None)]
+        if self._decays_whole and kept < self.tensor.numel:
+            found.append((self.scenario.local_steps, self.factors.at("dense", 1.0), self._whole_step_counts()))
         return found
 
     def _air_j(self, bits: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cwmp_costmodels.fit.bootstrap import analyse, coefficient, draw_errors
+from cwmp_costmodels.fit.curves import with_errors
 from cwmp_costmodels.fit.samples import Array, Samples
 from cwmp_costmodels.profile.operators import UpdateCurve
 from cwmp_costmodels.profile.schema import LayerCoefficient
@@ -80,7 +81,7 @@ def fit_layers(
         kind, entries, density = key.split(" ")
         seconds = found.time_factor.value if found.time_factor is not None else 1.0
         curves.setdefault(kind, []).append((float(entries), float(density), found.factor.value, seconds))
-    return by_type, {kind: _curve(sorted(rows)) for kind, rows in curves.items()}
+    return by_type, with_errors({kind: _curve(sorted(rows)) for kind, rows in curves.items()})
 
 
 def _curve(rows: Sequence[tuple[float, float, float, float]]) -> UpdateCurve:

@@ -7,10 +7,15 @@ sizes together say.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+
 import numpy as np
 from scipy.optimize import nnls
 
-from cwmp_costmodels.fit.samples import Array, Samples
+from cwmp_costmodels.fit.conformal import quantile
+from cwmp_costmodels.fit.samples import Array, Index, Samples
+from cwmp_costmodels.profile.curves import way_between
 from cwmp_costmodels.profile.operators import Part, WriteParts
 from cwmp_costmodels.profile.writes import PARTS, part_of
 from cwmp_profiler.workloads.update import FUSED
@@ -43,15 +48,62 @@ def fit_writes(updates: Samples, *, energy: Array, time: Array, attributed: bool
             continue
         rows = updates.take(mask)
         entries = np.array([window.params["n"] for window in rows.windows], dtype=np.float64)
-        seconds = _factors(_parts(rows, time), rows.duration_s, rows.duration_s, entries)
-        if attributed:
-            joules = seconds
-        else:
-            joules = _factors(
-                _parts(rows, energy[1:]), rows.energy_j - energy[0] * rows.duration_s, rows.energy_j, entries
-            )
-        found[optimizer] = WriteParts(entries=sorted(set(entries.tolist())), factor=joules, time_factor=seconds)
+        seconds = _Readings(_parts(rows, time), rows.duration_s, rows.duration_s, entries, rows.point)
+        joules = seconds
+        if not attributed:
+            dynamic_j = rows.energy_j - energy[0] * rows.duration_s
+            joules = _Readings(_parts(rows, energy[1:]), dynamic_j, rows.energy_j, entries, rows.point)
+        found[optimizer] = WriteParts(
+            entries=sorted(set(entries.tolist())),
+            factor=joules.factors(),
+            time_factor=seconds.factors(),
+            error=joules.error(),
+            time_error=seconds.error(),
+        )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Readings:
+    """Windows of one optimiser's compiled writes.
+
+    Attributes:
+        predicted: What the main fit predicts for each part, shape (n, parts).
+        measured: Seconds or dynamic joules, shape (n,).
+        scale: What errors are relative to in the fit, shape (n,).
+        entries: Entries of the tensor, shape (n,).
+        point: Point of each window, shape (n,).
+    """
+
+    predicted: Array
+    measured: Array
+    scale: Array
+    entries: Array
+    point: Index
+
+    def factors(self) -> dict[Part, list[float]]:
+        """Return the factors by part and size."""
+        return _factors(self.predicted, self.measured, self.scale, self.entries)
+
+    def error(self) -> float | None:
+        """Return `WriteParts.error`: each size is predicted by a fit without it; None where that says nothing."""
+        sizes = np.unique(self.entries)
+        if len(sizes) < 2:
+            return None
+        scores: list[float] = []
+        for size in sizes:
+            rest = self.entries != size
+            own = replace(self, **{name: getattr(self, name)[rest] for name in self.__slots__}).factors()
+            others = np.log(sizes[sizes != size])
+            factors = [float(np.interp(math.log(size), others, own[part])) for part in PARTS]
+            total, read = self.predicted[~rest] @ factors, self.measured[~rest]
+            # Joules that came out as none have no ratio to any other.
+            if not ((total > 0).all() and (read > 0).all()):
+                return None
+            logs, point = np.log(read / total), self.point[~rest]
+            way = way_between(list(map(float, others)), math.log(size))
+            scores += [abs(float(logs[point == one].mean())) / way for one in np.unique(point)]
+        return quantile(scores)
 
 
 def _parts(rows: Samples, prices: Array) -> Array:

@@ -8,7 +8,6 @@ with normalised scores: no distribution is assumed, only that new shapes are lik
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,27 +15,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from cwmp_costmodels.fit.samples import Array
 
-COVERAGE = 0.95
 NEIGHBOURS = 20
 PULL = 5.0
 """How many samples of the family's mean error join the neighbours' when a place's spread is taken."""
 
 LEAST_SPREAD = 0.005
 """Relative error below which no place is believed to be known."""
-
-
-def quantile(scores: Sequence[float] | Array) -> float:
-    """Return the score that holds `COVERAGE` of what is to come.
-
-    With n scores that is the ceil((n + 1) * coverage)-th; where that exceeds n (fewer than 19), the largest times (19 / n)**0.5,
-    which is a stretch by hand and no theorem.
-    """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    count = len(ordered)
-    rank = math.ceil((count + 1) * COVERAGE)
-    if rank <= count:
-        return float(ordered[rank - 1])
-    return float(ordered[-1] * math.sqrt(max(19 / count, 1.0)))
 
 
 @dataclass(frozen=True, slots=True)

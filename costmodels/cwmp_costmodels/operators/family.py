@@ -12,8 +12,9 @@ from sklearn.model_selection import GroupKFold
 from typing_extensions import Self
 
 from cwmp_costmodels.errors import FitError
+from cwmp_costmodels.fit.conformal import quantile
 from cwmp_costmodels.fit.samples import Array
-from cwmp_costmodels.operators.conformal import Spread, quantile
+from cwmp_costmodels.operators.conformal import Spread
 from cwmp_costmodels.operators.prior import Prior
 from cwmp_costmodels.operators.regressors import Columns, Regressor, regressor_for
 from cwmp_costmodels.operators.sample import Sample, readings

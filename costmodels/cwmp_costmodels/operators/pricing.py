@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from cwmp_costmodels.errors import ProfileError
-from cwmp_costmodels.operators.conformal import quantile
+from cwmp_costmodels.fit.conformal import quantile
 from cwmp_costmodels.operators.family import FamilyModel
 from cwmp_costmodels.operators.measured import CALL_S, beside_s
 from cwmp_costmodels.operators.power import physics_power_w, static_power_w

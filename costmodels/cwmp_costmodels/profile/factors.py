@@ -16,15 +16,16 @@ update on the device (memory, arithmetic, operator calls), a time factor the sta
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from cwmp_costmodels.networks.tensors import TensorInfo
+from cwmp_costmodels.profile.curves import CurvePoint, on_curve
 
 if TYPE_CHECKING:
+    from cwmp_costmodels.profile.operators import UpdateCurve
     from cwmp_costmodels.profile.schema import Profile
 
 NAME_PREFIX = "name:"
@@ -38,11 +39,40 @@ class Factor:
         value: Of dynamic energy.
         time_value: Of time, and so of static energy; 1 where the table does not say.
         key: Where it was found; None where the table has none.
+        source: What errs alike: the curve (`sgd/entries`), or the key of the table; None without a correction.
+        error: Half-width of the 95% interval of `value`, relative; None where it is not known.
+        time_error: The same of `time_value`.
     """
 
     value: float
     time_value: float
     key: str | None
+    source: str | None = None
+    error: float | None = None
+    time_error: float | None = None
+
+    def corrected(self, dynamic_j: float, static_j: float) -> Corrections:
+        """Return corrected joules with what the correction errs by; nothing where there is none. Time and power err together."""
+        if self.source is None:
+            return {}
+        parts = ((dynamic_j, self.error), (static_j, self.time_error))
+        unknown = any(error is None for joules, error in parts if joules)
+        half = None if unknown else math.fsum(joules * (error or 0.0) for joules, error in parts)
+        return {self.source: (dynamic_j + static_j, half)}
+
+
+Corrections = Mapping[str, tuple[float, float | None]]
+"""Joules that corrections of updates price, and the half-width of their 95% interval (None: not known), by what errs alike."""
+
+
+def added(corrections: Iterable[Corrections]) -> Corrections:
+    """Return corrections of several tensors together: half-widths add up, because a curve errs for all that it prices."""
+    found: dict[str, tuple[float, float | None]] = {}
+    for one in corrections:
+        for source, (joules, half) in one.items():
+            before, so_far = found.get(source, (0.0, 0.0))
+            found[source] = (before + joules, None if half is None or so_far is None else so_far + half)
+    return found
 
 
 def sparse_mode(profile: Profile, tensor: TensorInfo, optimizer: str) -> str:
@@ -66,41 +96,29 @@ class UpdateFactors:
         modes = {"sparse": sparse or sparse_mode(profile, tensor, optimizer), "dense": "dense"}
         self._entries = math.log(tensor.numel)
         self._fixed = {slot: factor_of(profile, tensor, optimizer, mode) for slot, mode in modes.items()}
-        self._curves: dict[str, tuple[tuple[float, float, float, float], ...]] = {}
+        self._curves: dict[str, tuple[str, UpdateCurve]] = {}
         for slot, mode in modes.items():
             curve = profile.updates.get(f"{optimizer}/{mode}")
             if curve is not None and not (self._fixed[slot].key or "").startswith(NAME_PREFIX):
-                places = curve.density or [1.0] * len(curve.entries)
-                rows = zip(curve.entries, places, curve.factor, curve.time_factor, strict=True)
-                self._curves[slot] = tuple((math.log(n), math.log(d), e, t) for n, d, e, t in rows)
+                self._curves[slot] = (f"{optimizer}/{mode}", curve)
 
     def at(self, slot: str, density: float) -> Factor:
         """Return the correction at a density; `slot` is `sparse` (chosen entries, however they are written) or `dense`."""
-        points = self._curves.get(slot)
-        if not points:
+        if slot not in self._curves:
             return self._fixed[slot]
-        sizes = sorted({n for n, _, _, _ in points})
-        by_size = [_along([(d, e, t) for n, d, e, t in points if n == size], math.log(density)) for size in sizes]
-        value, time_value = _along([(n, e, t) for n, (e, t) in zip(sizes, by_size, strict=True)], self._entries)
-        return Factor(value, time_value, "update curve")
-
-
-def _along(points: Sequence[tuple[float, float, float]], place: float) -> tuple[float, float]:
-    """Return both values at `place` between points (place, value, value)."""
-    ordered = sorted(points)
-    right = bisect_left([x for x, _, _ in ordered], place)
-    if right in (0, len(ordered)):
-        return ordered[min(right, len(ordered) - 1)][1:]
-    (x0, a0, b0), (x1, a1, b1) = ordered[right - 1], ordered[right]
-    share = (place - x0) / (x1 - x0)
-    return _between(a0, a1, share), _between(b0, b1, share)
-
-
-def _between(first: float, second: float, share: float) -> float:
-    """Return the value a share of the way, by ratio; by difference where one is zero and there is no ratio."""
-    if first <= 0 or second <= 0:
-        return first + share * (second - first)
-    return first * math.exp(share * math.log(second / first))
+        source, curve = self._curves[slot]
+        # Errors that are not known take no part in the interpolation.
+        errors = [name for name in ("error", "time_error") if getattr(curve, name) is not None]
+        columns = [curve.factor, curve.time_factor, *(getattr(curve, name) for name in errors)]
+        places = curve.density or [1.0] * len(curve.entries)
+        points = [
+            CurvePoint(math.log(n), math.log(d), values)
+            for n, d, values in zip(curve.entries, places, zip(*columns, strict=True), strict=True)
+        ]
+        found = on_curve(points, self._entries, math.log(density))
+        value, time_value, *halves = found.values
+        told = {name: math.expm1(half * found.way) for name, half in zip(errors, halves, strict=True)}
+        return Factor(value, time_value, "update curve", source, told.get("error"), told.get("time_error"))
 
 
 def factor_of(profile: Profile, tensor: TensorInfo, optimizer: str, mode: str) -> Factor:
@@ -120,4 +138,12 @@ def factor_of(profile: Profile, tensor: TensorInfo, optimizer: str, mode: str) -
     if found is None:
         return Factor(1.0, 1.0, None)
     entry = profile.layers[found]
-    return Factor(entry.factor.value, 1.0 if entry.time_factor is None else entry.time_factor.value, found)
+    time = entry.time_factor
+    return Factor(
+        value=entry.factor.value,
+        time_value=1.0 if time is None else time.value,
+        key=found,
+        source=found,
+        error=entry.factor.half_width,
+        time_error=None if time is None else time.half_width,
+    )

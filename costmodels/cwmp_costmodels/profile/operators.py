@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
+from typing_extensions import Self
 
 from cwmp_profiler.strict import RECORD, AtLeastOne, Finite, NonNegative, Positive, Share
 
@@ -95,6 +96,23 @@ class UpdateCurve(_Model):
     """Measured over modelled dynamic joules."""
     time_factor: list[NonNegative]
     """The same for seconds."""
+    error: list[NonNegative] | None = None
+    """Half-width of the 95% interval of the natural logarithm of `factor`, at a unit way from each point (`cwmp_costmodels.profile.curves`), as
+    sizes and points left out of the curve were missed; None where nothing could be left out or nobody did."""
+    time_error: list[NonNegative] | None = None
+    """The same for seconds."""
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        lengths = {
+            name: len(column)
+            for name in ("entries", "density", "factor", "time_factor", "error", "time_error")
+            if (column := getattr(self, name)) or name not in {"density", "error", "time_error"}
+        }
+        if len(set(lengths.values())) > 1 or not self.entries:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"an update curve has lists of one length, one value a point, got {told}")
+        return self
 
 
 class WriteParts(_Model):
@@ -108,4 +126,9 @@ class WriteParts(_Model):
     factor: dict[Part, list[NonNegative]]
     """Measured over modelled dynamic joules by part, by size."""
     time_factor: dict[Part, list[NonNegative]]
+    """The same for seconds."""
+    error: NonNegative | None = None
+    """Half-width of the 95% interval of the natural logarithm of a whole write's dynamic joules, at a unit way from the nearest sizes
+    (`cwmp_costmodels.profile.curves`), as sizes left out were missed; None where none could be."""
+    time_error: NonNegative | None = None
     """The same for seconds."""

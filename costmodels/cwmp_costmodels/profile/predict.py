@@ -7,7 +7,7 @@ from typing import cast
 
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.networks.tensors import LayerType, TensorInfo
-from cwmp_costmodels.profile.factors import UpdateFactors
+from cwmp_costmodels.profile.factors import Corrections, Factor, UpdateFactors, added
 from cwmp_costmodels.profile.schema import Profile
 from cwmp_costmodels.units import STATIC_POWER
 from cwmp_profiler.sessions.measurements import Window
@@ -25,7 +25,8 @@ def predict_parts(profile: Profile, parts: Mapping[str, Mapping[str, float]]) ->
     """
     energy_j = duration_s = 0.0
     for kind, counts in parts.items():
-        factor, time_factor = _correction(profile, kind)
+        correction = _correction(profile, kind)
+        factor, time_factor = correction.value, correction.time_value
         for name, amount in counts.items():
             if not amount:
                 continue
@@ -36,6 +37,36 @@ def predict_parts(profile: Profile, parts: Mapping[str, Mapping[str, float]]) ->
             energy_j += factor * profile.coefficients[name].value * amount
             duration_s += time_factor * (profile.times[name].value if name in profile.times else 0.0) * amount
     return energy_j + _static_w(profile) * duration_s, duration_s
+
+
+def sources_j(
+    profile: Profile, parts: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, tuple[float, float]], Corrections]:
+    """Return what the joules of `predict_parts` are made of, for their interval.
+
+    Args:
+        profile: As there.
+        parts: As there.
+
+    Returns:
+        (dynamic, static) joules by count, and the part of them that corrections of updates price, with what these err by.
+    """
+    sources: dict[str, tuple[float, float]] = {}
+    corrections: list[Corrections] = []
+    static_w = _static_w(profile)
+    for kind, counts in parts.items():
+        factor = _correction(profile, kind)
+        dynamic_j = static_j = 0.0
+        for name, amount in counts.items():
+            if not amount:
+                continue
+            seconds = profile.times[name].value * amount if name in profile.times else 0.0
+            own = (factor.value * profile.coefficients[name].value * amount, factor.time_value * static_w * seconds)
+            before = sources.get(name, (0.0, 0.0))
+            sources[name] = (before[0] + own[0], before[1] + own[1])
+            dynamic_j, static_j = dynamic_j + own[0], static_j + own[1]
+        corrections.append(factor.corrected(dynamic_j, static_j))
+    return sources, added(corrections)
 
 
 def predict(profile: Profile, window: Window) -> tuple[float, float] | None:
@@ -51,17 +82,16 @@ def predict(profile: Profile, window: Window) -> tuple[float, float] | None:
     return predict_parts(profile, {"": worked})
 
 
-def _correction(profile: Profile, kind: str) -> tuple[float, float]:
+def _correction(profile: Profile, kind: str) -> Factor:
     """Return what an update costs over its traffic, joules and seconds, as costs have it; ones for other work."""
     if not kind:
-        return 1.0, 1.0
+        return Factor(1.0, 1.0, None)
     optimizer, mode, density, layer_type, entries, name = kind.split("/", 5)
     tensor = TensorInfo(
         name=name, layer_type=cast("LayerType", layer_type), shape=(int(entries),), dtype="float32", entry_bytes=4
     )
     # Steps of `validate` run torch's own indexed kernels.
-    found = UpdateFactors(profile, tensor, optimizer, sparse="sparse").at(mode, float(density))
-    return found.value, found.time_value
+    return UpdateFactors(profile, tensor, optimizer, sparse="sparse").at(mode, float(density))
 
 
 def _static_w(profile: Profile) -> float:

@@ -49,6 +49,13 @@ class Coefficient(_Model):
         """Whether measurements say anything of the value: a zero that is not identified and has no interval is none."""
         return not (self.status == "not identified" and self.value == 0 and self.low is None)
 
+    @property
+    def half_width(self) -> float | None:
+        """The wider half of the interval over the value; None where there is no interval, or no value to hold it against."""
+        if self.low is None or self.high is None or not self.value:
+            return None
+        return max(self.high - self.value, self.value - self.low) / self.value
+
 
 class LayerCoefficient(_Model):
     """Correction of one layer type: measured dynamic energy of its update over what the traffic model predicts."""

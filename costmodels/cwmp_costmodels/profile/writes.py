@@ -12,6 +12,7 @@ from typing import get_args
 
 import numpy as np
 
+from cwmp_costmodels.profile.curves import way_between
 from cwmp_costmodels.profile.factors import Factor
 from cwmp_costmodels.profile.operators import Part, WriteParts
 from cwmp_profiler.counts import Counts
@@ -36,14 +37,26 @@ def split(counts: Mapping[str, float]) -> dict[Part, Counts]:
     return found
 
 
-def part_factors(writes: WriteParts, entries: float) -> dict[Part, Factor]:
-    """Return the correction of each part where a tensor of so many entries was worked on again and again."""
+def part_factors(writes: WriteParts, entries: float, optimizer: str) -> dict[Part, Factor]:
+    """Return the correction of each part where a tensor of so many entries was worked on again and again.
+
+    All parts carry the error of a whole write and err alike.
+    """
     sizes, at = [math.log(n) for n in writes.entries], math.log(entries)
+    # Beyond the largest size parts stay what they are: nothing more lies in caches there.
+    way = way_between(sizes, min(at, max(sizes)))
 
     def between(values: Sequence[float]) -> float:
         return float(np.interp(at, sizes, values))
 
     return {
-        part: Factor(between(writes.factor[part]), between(writes.time_factor[part]), f"writes/{part}")
+        part: Factor(
+            between(writes.factor[part]),
+            between(writes.time_factor[part]),
+            f"writes/{part}",
+            f"{optimizer}/writes",
+            None if writes.error is None else math.expm1(writes.error * way),
+            None if writes.time_error is None else math.expm1(writes.time_error * way),
+        )
         for part in PARTS
     }

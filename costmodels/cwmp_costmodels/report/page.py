@@ -185,7 +185,7 @@ def _validation(profile: Profile) -> dict[str, Any] | None:
 
 
 def _within(case: ValidationCase) -> str:
-    """Return the 95% interval of a prediction by operators; one by counts has none."""
+    """Return the 95% interval of a prediction; one by counts has none where the profile tells no error or work has no rule."""
     if "low_j" not in case.detail:
         return "-"
     return f"{si(case.detail['low_j'], 'J')} to {si(case.detail['high_j'], 'J')}"
@@ -193,10 +193,12 @@ def _within(case: ValidationCase) -> str:
 
 def _costs(costs: LayerCosts) -> dict[str, Any]:
     density = costs.scenario.density
-    rows = []
+    rows, holds, lacks = [], dict[str, None](), dict[str, None]()
     for like in like_tensors(costs):
         name = like.names[0]
         sure = costs.interval_j({one: costs.numel(one) for one in like.names})
+        holds.update(dict.fromkeys(sure.holds))
+        lacks.update(dict.fromkeys(sure.lacks))
         wide = (sure.high_j - sure.low_j) / (sure.high_j + sure.low_j) if sure.holds else None
         interval = "-" if wide is None else f"+-{wide:.1%}"
         layer = costs.layers[name]
@@ -214,4 +216,6 @@ def _costs(costs: LayerCosts) -> dict[str, Any]:
         f"{costs.scenario.optimizer}, density {density:g}: dense total {si(costs.dense_j(), 'J')}, costs of entries spread "
         f"{costs.spread():.3g} times."
     )
+    if holds:
+        head += f" The 95% intervals hold {', '.join(holds)}" + (f" and lack {', '.join(lacks)}." if lacks else ".")
     return {"head": head, "rows": rows}

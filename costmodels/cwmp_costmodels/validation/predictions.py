@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from cwmp_costmodels.costs.interval import relative_error
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.operators.pricing import OperatorPrices
-from cwmp_costmodels.profile.predict import predict_parts
+from cwmp_costmodels.profile.predict import predict_parts, sources_j
 from cwmp_costmodels.profile.schema import Profile, ValidationBlock, ValidationCase
 from cwmp_costmodels.validation.work import FAMILY, ModelStep, TrainingStep, counts_by_kind, counts_without_rule
 from cwmp_profiler.device_info import DeviceInfo
@@ -103,14 +105,31 @@ def _case(profile: Profile, windows: list[Window], prices: OperatorPrices | None
 
 
 def _by_counts(profile: Profile, first: Window) -> dict[str, Any]:
-    energy_j, duration_s = predict_parts(profile, counts_by_kind(first.workload, first.params, profile.device.info()))
+    """Price the step's counts; the interval is in the detail, unless work that no rule counts makes the prediction a lower bound."""
+    parts = counts_by_kind(first.workload, first.params, profile.device.info())
+    energy_j, duration_s = predict_parts(profile, parts)
     unknown = counts_without_rule(first.workload, first.params, profile.device.info())
     shares = {name: predict_parts(profile, {"": counts})[1] / duration_s for name, counts in unknown.items()}
     return {
         "predicted_j": energy_j,
         "predicted_s": duration_s,
         "by": "counts",
-        **({"without_rule": shares} if shares else {}),
+        **({"without_rule": shares} if shares else _interval(profile, parts, energy_j)),
+    }
+
+
+def _interval(profile: Profile, parts: Mapping[str, Mapping[str, float]], energy_j: float) -> dict[str, Any]:
+    """Return the ends of the 95% interval, in joules as the profile's meter reads them, and what it holds and lacks; nothing if nobody knows."""
+    if energy_j <= 0:
+        return {}
+    error = relative_error(profile, *sources_j(profile, parts))
+    if not error.holds:
+        return {}
+    return {
+        "low_j": max(energy_j * (1 - error.relative), 0.0),
+        "high_j": energy_j * (1 + error.relative),
+        "interval_holds": list(error.holds),
+        "interval_lacks": list(error.lacks),
     }
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import torch
 from torch import nn
 
-from cwmp_costmodels.costs.interval import relative_error
+from cwmp_costmodels.costs.interval import UPDATES, Error, relative_error
 from cwmp_costmodels.costs.layers import LayerCosts, layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
 from cwmp_costmodels.costs.tiers import TensorCosts
+from cwmp_costmodels.profile.factors import added
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.profile.validity import validity_remark
@@ -30,6 +32,11 @@ from cwmp_federated.wire.state import parameter_shapes
 from cwmp_profiler.counts import Counts, Optimizer, add, scale, stream
 from cwmp_profiler.provenance import Provenance
 from cwmp_selector.update import SparseUpdate, lines_touched
+
+TYPICAL_DENSITY = 0.01
+"""Share of a tensor's entries that written and received updates are taken to hold where their prices are asked for before any is known."""
+
+UNSURE = "what update curves err by is not in the profile and so not in the intervals; fit its measurements again"
 
 PRICE_NOT_WORK = (
     "after dense local steps the joules of writing the kept entries are a price and no work: no client writes them; "
@@ -194,7 +201,8 @@ class ClientEnergy:
         # Training takes torch's threads, whatever measuring would take here.
         validity = validity_remark(self.profile, threads=torch.get_num_threads())
         priced = (remark for remark in self.costs.remarks if remark != self.costs.validity)
-        return tuple(dict.fromkeys((*priced, *self._prices.remarks, *own, *filter(None, [validity]))))
+        unsure = (UNSURE,) if UPDATES in self._error.lacks and self._error.holds else ()
+        return tuple(dict.fromkeys((*priced, *self._prices.remarks, *own, *unsure, *filter(None, [validity]))))
 
     def layer_costs(self, local_steps: int) -> LayerCosts:
         """Return the layer costs of an update that is written in `local_steps` steps of the local optimiser.
@@ -257,10 +265,19 @@ class ClientEnergy:
         return math.fsum(self._prices.joules(counts).values())
 
     def sure(self) -> Sure | None:
-        """Return what this profile's joules may be over what it says, by the mix of work of one dense local step; None if unknown.
+        """Return what this profile's joules may be over what it says, by the mix of work of a short round; None if unknown.
 
-        The radio's joules are taken to err as the device's: what is known of a radio's error is not in its settings.
+        The round is one dense local step, an update of a hundredth of the entries written, and one received. The radio's joules are taken to
+        err as the device's: what is known of a radio's error is not in its settings.
         """
+        relative, holds, _ = self._error
+        if not holds:
+            return None
+        slope = 1.0 if self.profile.meter.slope is None else self.profile.meter.slope.value
+        return Sure(max(slope * (1 - relative), 0.0), slope * (1 + relative), holds)
+
+    @cached_property
+    def _error(self) -> Error:
         counts = self.pass_counts(1, float(self._config.batch_size), frozenset())
         for layer in self.costs.layers.values():
             counts = add(counts, layer.dense_step_counts(cast("Optimizer", self._config.optimizer)))
@@ -268,11 +285,14 @@ class ClientEnergy:
         sources = {
             count: (counts[count] * price.dynamic_j, counts[count] * price.static_j) for count, price in prices.items()
         }
-        relative, holds = relative_error(self.profile, sources)
-        if not holds:
-            return None
-        slope = 1.0 if self.profile.meter.slope is None else self.profile.meter.slope.value
-        return Sure(max(slope * (1 - relative), 0.0), slope * (1 + relative), holds)
+        corrections = []
+        for layer in (*self.costs.layers.values(), *self._receiving.layers.values()):
+            kept = max(layer.tensor.numel * TYPICAL_DENSITY, 1.0)
+            for count, (dynamic_j, static_j) in layer.device_sources_j(kept).items():
+                before = sources.get(count, (0.0, 0.0))
+                sources[count] = (before[0] + dynamic_j, before[1] + static_j)
+            corrections.append(layer.corrections_j(kept))
+        return relative_error(self.profile, sources, added(corrections))
 
     def report(self, work: Work) -> dict[str, float]:
         """Return the joules of a client's round by cause, their `total`, and `update`: the part that budgets on updates are about.
@@ -394,7 +414,7 @@ class ClientEnergy:
 
     def received_entry_j(self, name: str) -> float:
         """Return the joules of receiving and writing one entry of a sparse model, at the density of a hundredth."""
-        size, density = self._receiving.numel(name), 0.01
+        size, density = self._receiving.numel(name), TYPICAL_DENSITY
         down = 0.0 if self.radio is None else self.radio.marginal_j_per_bit("down")
         kept = max(size * density, 1.0)
         bits = payload_bits(size, kept, self._config.value_bits, "rice") / kept

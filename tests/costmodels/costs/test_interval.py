@@ -10,7 +10,8 @@ from torch import nn
 
 from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.costs.scenario import Scenario
-from cwmp_costmodels.profile.schema import Coefficient
+from cwmp_costmodels.profile.operators import UpdateCurve
+from cwmp_costmodels.profile.schema import Coefficient, FitBlock
 
 BIG = nn.Linear(1000, 1000, bias=False)
 
@@ -58,3 +59,43 @@ def test_an_interval_is_about_the_joules_that_are_charged():
                 sum(costs.parts_j({"weight": kept}).values())
             )
     assert costs.interval_j({"weight": 0}).value_j == 0
+
+
+def with_curve(made, **error):
+    """Return the profile with a curve of dense SGD that says 1 at the size of `BIG`."""
+    curve = UpdateCurve(entries=[1e6], density=[1.0], factor=[1.0], time_factor=[1.0], **error)
+    return made.model_copy(update={"updates": {"sgd/dense": curve}})
+
+
+def test_a_curve_errs_for_all_tensors_alike_and_independently_of_coefficients():
+    """Half a unit way at the point itself: 0.2 gives exp(0.1) - 1 of all joules, however many tensors share them."""
+    made = with_curve(profile({"dram_read": 0.03}), error=[0.2], time_error=[0.2])
+    for model in (BIG, nn.Sequential(BIG, nn.Linear(1000, 1000, bias=False))):
+        costs = layer_costs(made, model)
+        found = costs.interval_j({name: costs.numel(name) for name in costs.names()})
+        assert found.holds == ("coefficients", "update curves")
+        assert found.high_j / found.value_j - 1 == pytest.approx(math.hypot(0.03 * 8 / 12, math.expm1(0.1)))
+
+
+def test_a_curve_without_an_error_is_said_to_lack_it():
+    found = layer_costs(with_curve(profile({"dram_read": 0.03})), BIG).interval_j({"weight": 1_000_000})
+    assert found.holds == ("coefficients",)
+    assert found.lacks == ("update curves", "slope")
+    assert found.high_j / found.value_j - 1 == pytest.approx(0.03 * 8 / 12)
+
+
+def test_what_the_fit_misses_counts_where_no_curve_tells_its_own_error():
+    block = FitBlock(
+        windows=9, points=9, energy_error=0.1, time_error=0.1, held_out_energy_error=0.1, condition_number=1.0, bootstrap=20, seed=0
+    )  # fmt: skip
+    made = profile({}).model_copy(update={"fit": block})
+    halves = {}
+    for name, one in {
+        "none": made,
+        "known": with_curve(made, error=[0.2], time_error=[0.2]),
+        "old": with_curve(made),
+    }.items():
+        found = layer_costs(one, BIG).interval_j({"weight": 1_000_000})
+        halves[name] = found.high_j / found.value_j - 1
+    assert halves["none"] == halves["old"] == pytest.approx(0.1 * 1.96 * math.sqrt(math.pi / 2))
+    assert halves["known"] == pytest.approx(math.expm1(0.1))

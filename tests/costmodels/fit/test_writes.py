@@ -73,8 +73,8 @@ def test_between_sizes_factors_are_interpolated_and_beyond_the_largest_the_last_
     writes = fitted(windows_of("sgd"))["sgd"]
     changed = writes.model_copy(update={"factor": {**writes.factor, "line": [1.0, 1.0, 1.0, 3.0]}})
     middle = (SIZES[2] * SIZES[3]) ** 0.5
-    assert part_factors(changed, middle)["line"].value == pytest.approx(2.0)
-    assert part_factors(changed, float("inf"))["line"].value == pytest.approx(3.0)
+    assert part_factors(changed, middle, "sgd")["line"].value == pytest.approx(2.0)
+    assert part_factors(changed, float("inf"), "sgd")["line"].value == pytest.approx(3.0)
 
 
 def test_with_an_estimating_meter_factors_are_those_of_time():
@@ -84,3 +84,14 @@ def test_with_an_estimating_meter_factors_are_those_of_time():
 
 def test_entries_without_lines_tell_no_parts():
     assert fitted(windows_of("sgd", modes=("entries",))) == {}
+
+
+def test_compiled_writes_say_what_sizes_left_out_were_missed_by():
+    """Of parts that cost the same at every size nothing is missed but noise; a size that is odd by half is seen."""
+    exact, noisy = fitted(windows_of("sgd"))["sgd"], fitted(windows_of("sgd", noise=0.02))["sgd"]
+    assert exact.time_error < noisy.time_error < 0.3
+    windows = windows_of("sgd")
+    odd = [w.model_copy(update={"duration_s": w.duration_s * 1.5}) if w.params["n"] == SIZES[1] else w for w in windows]
+    assert fitted(odd)["sgd"].time_error > 0.2
+    assert part_factors(noisy, SIZES[1], "sgd")["line"].error == pytest.approx(np.expm1(noisy.error / 2))
+    assert fitted(windows_of("sgd", sizes=SIZES[:1]))["sgd"].error is None

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cwmp_costmodels.errors import FitError
-from cwmp_costmodels.operators.conformal import quantile
+from cwmp_costmodels.fit.conformal import quantile
 from cwmp_costmodels.operators.family import LEAST_SAMPLES, MARGIN, FamilyModel, fit_family
 from cwmp_costmodels.operators.regressors import FEW
 from cwmp_costmodels.operators.sample import Sample, by_family, sample_of
