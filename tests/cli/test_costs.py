@@ -10,6 +10,7 @@ from cwmp_cli.app import main
 from cwmp_costmodels.costs.layers import layer_costs
 from cwmp_costmodels.networks.builtin import cnn
 from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_costmodels.profile.operators import UpdateCurve
 from cwmp_costmodels.profile.schema import FitBlock
 
 
@@ -36,6 +37,17 @@ def test_the_table_has_a_row_a_tensor_and_says_from_what(capsys, profile):
     assert "spread" in text
     assert "dense       " in text
     assert "verdict     use " in text
+
+
+def test_the_interval_says_which_errors_are_in_it_and_which_nobody_knows(capsys, tmp_path):
+    made, said = make_profile(), {}
+    made.coefficients["dram_read"] = made.coefficients["dram_read"].model_copy(update={"low": 0.9e-10, "high": 1.1e-10})
+    for name, errors in {"new": {"error": [0.2], "time_error": [0.2]}, "old": {}}.items():
+        curve = UpdateCurve(entries=[1e6], density=[1.0], factor=[1.0], time_factor=[1.0], **errors)
+        path = save_profile(made.model_copy(update={"updates": {"sgd/dense": curve}}), tmp_path / f"{name}.json")
+        said[name] = " ".join(run(capsys, str(path), "--model", "resnet18")[1].split())
+    assert "(95%: coefficients, update curves; the slope of the meter is not known" in said["new"]
+    assert "what update curves err by is not in the profile and not in it, fit its measurements again" in said["old"]
 
 
 def test_like_tensors_are_one_row_that_says_how_many(capsys):

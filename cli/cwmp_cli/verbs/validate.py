@@ -118,6 +118,7 @@ def show_validation(profile: Profile, block: ValidationBlock) -> None:
     """Print predicted against measured joules, case by case."""
     from rich.table import Table
 
+    from cwmp_cli.tables.costs import LACKING
     from cwmp_profiler.provenance import banner
 
     console = out()
@@ -144,6 +145,8 @@ def show_validation(profile: Profile, block: ValidationBlock) -> None:
     ]
     if within:
         console.print(f"{sum(within)} of {len(within)} measured values lie within their 95% interval")
+    for what in dict.fromkeys(what for case in block.cases for what in case.detail.get("interval_lacks", ())):
+        console.print(f"of these intervals: {LACKING[what]}")
     for case in block.cases:
         if case.detail.get("outside"):
             warn(

@@ -96,29 +96,29 @@ class UpdateFactors:
         modes = {"sparse": sparse or sparse_mode(profile, tensor, optimizer), "dense": "dense"}
         self._entries = math.log(tensor.numel)
         self._fixed = {slot: factor_of(profile, tensor, optimizer, mode) for slot, mode in modes.items()}
-        self._curves: dict[str, tuple[str, UpdateCurve]] = {}
+        self._curves: dict[str, tuple[str, tuple[str, ...], list[CurvePoint]]] = {}
         for slot, mode in modes.items():
             curve = profile.updates.get(f"{optimizer}/{mode}")
             if curve is not None and not (self._fixed[slot].key or "").startswith(NAME_PREFIX):
-                self._curves[slot] = (f"{optimizer}/{mode}", curve)
+                self._curves[slot] = (f"{optimizer}/{mode}", *_told(curve))
 
     def at(self, slot: str, density: float) -> Factor:
         """Return the correction at a density; `slot` is `sparse` (chosen entries, however they are written) or `dense`."""
         if slot not in self._curves:
             return self._fixed[slot]
-        source, curve = self._curves[slot]
-        # Errors that are not known take no part in the interpolation.
-        errors = [name for name in ("error", "time_error") if getattr(curve, name) is not None]
-        columns = [curve.factor, curve.time_factor, *(getattr(curve, name) for name in errors)]
-        places = curve.density or [1.0] * len(curve.entries)
-        points = [
-            CurvePoint(math.log(n), math.log(d), values)
-            for n, d, values in zip(curve.entries, places, zip(*columns, strict=True), strict=True)
-        ]
+        source, errors, points = self._curves[slot]
         found = on_curve(points, self._entries, math.log(density))
         value, time_value, *halves = found.values
         told = {name: math.expm1(half * found.way) for name, half in zip(errors, halves, strict=True)}
         return Factor(value, time_value, "update curve", source, told.get("error"), told.get("time_error"))
+
+
+def _told(curve: UpdateCurve) -> tuple[tuple[str, ...], list[CurvePoint]]:
+    """Return which errors a curve tells, and its points with both factors and these errors."""
+    errors = tuple(name for name in ("error", "time_error") if getattr(curve, name) is not None)
+    columns = [curve.factor, curve.time_factor, *(getattr(curve, name) for name in errors)]
+    places = zip(curve.entries, curve.density or [1.0] * len(curve.entries), zip(*columns, strict=True), strict=True)
+    return errors, [CurvePoint(math.log(n), math.log(d), values) for n, d, values in places]
 
 
 def factor_of(profile: Profile, tensor: TensorInfo, optimizer: str, mode: str) -> Factor:

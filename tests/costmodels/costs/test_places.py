@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cost_profiles import factor, make_profile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -30,6 +30,7 @@ def counted(index, size):
     return len(index), len(lines), streamed, handled
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 300), min_size=1), st.sets(st.integers(0, 18), max_size=8), st.sampled_from([1, 8, 16]))
 def test_places_are_those_that_the_loops_find(single, whole, size):
     index = sorted(single | {16 * line + at for line in whole for at in range(16)})

@@ -5,6 +5,7 @@ import torch
 from sessions import simulated_file, simulated_session
 
 from cwmp_cli.app import main
+from cwmp_cli.verbs.validate import show_validation
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.fit.sessions import fit_sessions
 from cwmp_costmodels.profile.files import load_profile, save_profile
@@ -53,6 +54,24 @@ def test_a_fitted_profile_predicts_steps_that_it_never_saw(fitted, tmp_path):
     block = validate(fitted, session_of_cases(tmp_path))
     assert block.worst_abs_error < 0.10
     assert block.mean_abs_error < 0.04
+
+
+def test_most_steps_and_updates_lie_in_the_intervals_of_their_counts(fitted, tmp_path, capsys):
+    """Without curves' errors, as profiles fitted earlier are, updates are told with narrower intervals that say what they lack."""
+    cases = validate(fitted, session_of_cases(tmp_path)).cases
+    inside = [case.detail["low_j"] <= case.measured_j <= case.detail["high_j"] for case in cases]
+    assert sum(inside) >= 0.9 * len(inside)
+    updates = [at for at, case in enumerate(cases) if case.case.startswith("update")]
+    assert updates
+    assert all("update curves" in case.detail["interval_holds"] for case in cases)
+    earlier = {
+        name: curve.model_copy(update={"error": None, "time_error": None}) for name, curve in fitted.updates.items()
+    }
+    old = validate(fitted.model_copy(update={"updates": earlier}), session_of_cases(tmp_path))
+    for at in updates:
+        assert "update curves" in old.cases[at].detail["interval_lacks"]
+    show_validation(fitted, old)
+    assert "what update curves err by is not in the profile" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_wrong_profile_is_shown_to_be_wrong(fitted, tmp_path):

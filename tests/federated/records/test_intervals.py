@@ -11,8 +11,9 @@ import torch
 
 from cwmp_costmodels.networks.source import load_model
 from cwmp_costmodels.profile.files import load_profile, save_profile
+from cwmp_costmodels.profile.operators import UpdateCurve
 from cwmp_costmodels.profile.schema import Coefficient
-from cwmp_federated.client.energy import ClientEnergy
+from cwmp_federated.client.energy import UNSURE, ClientEnergy
 from cwmp_federated.records.config import RunConfig
 from cwmp_federated.records.intervals import Sure, joined
 from cwmp_federated.records.ledger import Entry, Ledger, Refused, load_ledger, save_ledger
@@ -122,6 +123,20 @@ def test_a_wider_slope_of_the_meter_widens_the_interval(tmp_path):
         assert "slope" in sure.holds
     # The profile is a truth: nothing but the slope is unsure of it.
     assert wide == pytest.approx({half: 2 * half for half in wide})
+
+
+def test_what_update_curves_err_by_widens_a_runs_interval_or_is_said_to_be_missing(tmp_path):
+    path, wide, told = held_against_a_meter(tmp_path, 0.01), {}, {}
+    base = load_profile(path)
+    for error in (None, 0.1, 0.6):
+        errors = {} if error is None else {"error": [error], "time_error": [error]}
+        curve = UpdateCurve(entries=[1e4], density=[0.01], factor=[1.0], time_factor=[1.0], **errors)
+        save_profile(base.model_copy(update={"updates": {"sgd/sparse": curve}}), path)
+        energy = ClientEnergy(path, load_model("mlp"), torch.zeros(2, 1, 28, 28), RunConfig(profile=path))
+        sure = energy.sure()
+        wide[error], told[error] = sure.high - sure.low, ("update curves" in sure.holds, UNSURE in energy.remarks)
+    assert wide[None] < wide[0.1] < wide[0.6]
+    assert told == {None: (False, True), 0.1: (True, False), 0.6: (True, False)}
 
 
 def test_a_profile_that_tells_no_error_gives_no_interval():
