@@ -58,7 +58,8 @@ def test_a_fitted_profile_predicts_steps_that_it_never_saw(fitted, tmp_path):
 
 def test_most_steps_and_updates_lie_in_the_intervals_of_their_counts(fitted, tmp_path, capsys):
     """Without curves' errors, as profiles fitted earlier are, updates are told with narrower intervals that say what they lack."""
-    cases = validate(fitted, session_of_cases(tmp_path)).cases
+    session = session_of_cases(tmp_path)
+    cases = validate(fitted, session).cases
     inside = [case.detail["low_j"] <= case.measured_j <= case.detail["high_j"] for case in cases]
     assert sum(inside) >= 0.9 * len(inside)
     updates = [at for at, case in enumerate(cases) if case.case.startswith("update")]
@@ -67,7 +68,7 @@ def test_most_steps_and_updates_lie_in_the_intervals_of_their_counts(fitted, tmp
     earlier = {
         name: curve.model_copy(update={"error": None, "time_error": None}) for name, curve in fitted.updates.items()
     }
-    old = validate(fitted.model_copy(update={"updates": earlier}), session_of_cases(tmp_path))
+    old = validate(fitted.model_copy(update={"updates": earlier}), session)
     for at in updates:
         assert "update curves" in old.cases[at].detail["interval_lacks"]
     show_validation(fitted, old)
