@@ -22,8 +22,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cwmp_costmodels.fit.estimator import RelativeNNLS
 from cwmp_costmodels.fit.curves import with_errors
+from cwmp_costmodels.fit.estimator import RelativeNNLS
 from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.operators.family import fit_family
 from cwmp_costmodels.operators.prior import Prior
