@@ -16,7 +16,7 @@ from cwmp_costmodels.fit.conformal import quantile
 from cwmp_costmodels.fit.samples import Array
 from cwmp_costmodels.operators.conformal import Spread
 from cwmp_costmodels.operators.prior import Prior
-from cwmp_costmodels.operators.regressors import Columns, Regressor, regressor_for
+from cwmp_costmodels.operators.regressors import Columns, Regressor, regressor_for, regressor_from, regressor_like
 from cwmp_costmodels.operators.sample import Sample, readings
 
 LEAST_SAMPLES = 8
@@ -81,19 +81,17 @@ class FamilyModel:
         held_out_error: Relative error expected of each of these, as `Prediction.error`.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], prior: Prior, regressor: Regressor, held_out: HeldOut, *, seed: int
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], left: _Bounded, held_out: HeldOut, *, seed: int) -> None:
         self.samples = tuple(samples)
         self.family = samples[0].family
-        self.prior = prior
+        self.prior = left.prior
         self.held_out = held_out
         self._seed = seed
         self._columns = Columns.of(samples)
         read, rows = np.array(readings(samples)), self._columns.rows(samples)
         noise = np.array([sample.noise for sample in samples])
         self._range = _Range(samples)
-        self._left = _Bounded(regressor, prior, samples, rows, noise, seed)
+        self._left = left
         errors = np.abs(np.log(read) - np.log(held_out.predicted))
         self.mean_abs_error = float(np.mean(np.abs(np.array(held_out.predicted) / read - 1)))
         self._spread = Spread(rows, errors)
@@ -185,8 +183,8 @@ class FamilyModel:
             # Earlier profiles do not say; only fits ask.
             outside=tuple(row.get("held_out_outside", False) for row in rows),
         )
-        regressor = regressor_for(len(samples), data["regressor"])
-        return cls(samples, Prior(data["prior"]), regressor, held, seed=data["seed"])
+        left = _Bounded(regressor_from(data["regressor"]), Prior(data["prior"]), samples, seed=data["seed"])
+        return cls(samples, left, held, seed=data["seed"])
 
 
 def fit_family(
@@ -213,26 +211,28 @@ def fit_family(
         raise FitError(f"one family at a time, got {', '.join(sorted(families))}; group them with by_family")
     readings(samples)
     samples = [_rounded(sample) for sample in samples]
-    whole = prior or Prior.fit(samples)
-    regressor = regressor_for(len(samples))
-    return FamilyModel(samples, whole, regressor, _hold_out(samples, prior, folds, seed), seed=seed)
+    _several_blocks(samples)
+    left = _Bounded(regressor_for(len(samples)), prior or Prior.fit(samples), samples, seed=seed)
+    return FamilyModel(samples, left, _hold_out(samples, prior, folds, seed, left.regressor), seed=seed)
 
 
-def _hold_out(samples: Sequence[Sample], prior: Prior | None, folds: int, seed: int) -> HeldOut:
-    blocks = _blocks(samples)
-    count = min(folds, len(set(blocks)))
-    if count < 2:
+def _several_blocks(samples: Sequence[Sample]) -> None:
+    if len(set(_blocks(samples))) < 2:
         raise FitError(
             f"all samples of family {samples[0].family} are one block, so none can be held out; measure more"
         )
+
+
+def _hold_out(samples: Sequence[Sample], prior: Prior | None, folds: int, seed: int, whole: Regressor) -> HeldOut:
+    blocks = _blocks(samples)
+    count = min(folds, len(set(blocks)))
     predicted, spread, outside = np.zeros(len(samples)), np.zeros(len(samples)), np.zeros(len(samples), dtype=bool)
     columns = Columns.of(samples)
     deal = GroupKFold(n_splits=count, shuffle=True, random_state=seed)
     for seen, unseen in deal.split(np.zeros(len(samples)), groups=blocks):
         known, new = [samples[i] for i in seen], [samples[i] for i in unseen]
         physics = prior or Prior.fit(known)
-        noise = np.array([sample.noise for sample in known])
-        left = _Bounded(regressor_for(len(samples)), physics, known, columns.rows(known), noise, seed)
+        left = _Bounded(regressor_like(whole), physics, known, columns, seed=seed)
         mean, spread[unseen] = left.predict(new, columns.rows(new))
         predicted[unseen] = np.exp(mean)
         seen_range = _Range(known)
@@ -246,13 +246,20 @@ class _Bounded:
     """Physics and what a regressor learned of it, hardly further from physics than any sample is: far away physics gives the scale."""
 
     def __init__(
-        self, regressor: Regressor, prior: Prior, samples: Sequence[Sample], rows: Array, noise: Array, seed: int
+        self,
+        regressor: Regressor,
+        prior: Prior,
+        samples: Sequence[Sample],
+        columns: Columns | None = None,
+        *,
+        seed: int,
     ) -> None:
         read = np.log(readings(samples))
-        self._prior, self._least = prior, float(read.min()) - MARGIN
+        self.prior, self._least = prior, float(read.min()) - MARGIN
         left = read - self._physics(samples)
         self._low, self._high = float(left.min()) - MARGIN, float(left.max()) + MARGIN
-        self.regressor = regressor.fit(rows, left, noise, seed)
+        rows = (columns or Columns.of(samples)).rows(samples)
+        self.regressor = regressor.fit(rows, left, np.array([sample.noise for sample in samples]), seed)
 
     def predict(self, samples: Sequence[Sample], rows: Array) -> tuple[Array, Array]:
         """Return (logarithm of the value, the regressor's own spread)."""
@@ -261,7 +268,7 @@ class _Bounded:
 
     def _physics(self, samples: Sequence[Sample]) -> Array:
         # Physics that prices next to nothing of an operator (a coefficient that came out 0) is no scale for it.
-        return np.maximum(np.log([self._prior.value(sample) for sample in samples]), self._least)
+        return np.maximum(np.log([self.prior.value(sample) for sample in samples]), self._least)
 
 
 class _Range:

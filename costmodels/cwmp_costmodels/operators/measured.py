@@ -63,10 +63,14 @@ def fit_operators(
     planned = [block for block in blocks if block.params.get("plan") == PLAN]
     named = [block for block in blocks if block not in overheads and block not in planned]
     if families is None:
-        models = _families(planned, device, seed)
+        samples = {
+            block.block: [(sample_of_record(block, record, device), record.runs) for record in block.operators]
+            for block in planned
+        }
+        models = _families([sample for own in samples.values() for sample, _ in own], seed)
         regressed = {family: model.to_json() for family, model in models.items()}
         measured_errors = [_measured_error(block, overhead) for block in planned]
-        errors = [*measured_errors, *_family_errors(planned, models, device, overhead)]
+        errors = [*measured_errors, *_family_errors(planned, samples, models, overhead)]
     else:
         regressed, errors = families.families, families.errors
     header = files[0].header
@@ -139,8 +143,7 @@ def sample_of_record(block: BlockRecord, record: OperatorRecord, device: DeviceI
     return sample_of(record.described(), device, value, noise=min(noise, 1.0), block=block.block)
 
 
-def _families(planned: Sequence[BlockRecord], device: DeviceInfo, seed: int) -> dict[str, FamilyModel]:
-    samples = [sample_of_record(block, record, device) for block in planned for record in block.operators]
+def _families(samples: Sequence[Sample], seed: int) -> dict[str, FamilyModel]:
     groups = by_family(sample for sample in samples if sample.family != "other")
     enough = {family: _enough(own) for family, own in groups.items()}
     return {
@@ -152,11 +155,13 @@ def _families(planned: Sequence[BlockRecord], device: DeviceInfo, seed: int) -> 
 
 def _enough(samples: Sequence[Sample]) -> list[Sample]:
     """Return whole blocks until there are enough, each operator of a block once: the same shape at other distances tells little."""
+    blocks: dict[str, dict[tuple[str, str], Sample]] = {}
+    for sample in samples:
+        blocks.setdefault(sample.block, {})[sample.variant, sample.label] = sample
     taken: list[Sample] = []
-    for block in dict.fromkeys(sample.block for sample in samples):
+    for own in blocks.values():
         if len(taken) >= MOST_SAMPLES:
             break
-        own = {(sample.variant, sample.label): sample for sample in samples if sample.block == block}
         taken += own.values()
     return taken
 
@@ -180,16 +185,15 @@ def _measured_error(block: BlockRecord, overhead: Mapping[str, float]) -> StepEr
 
 
 def _family_errors(
-    planned: Sequence[BlockRecord], models: Mapping[str, FamilyModel], device: DeviceInfo, overhead: Mapping[str, float]
+    planned: Sequence[BlockRecord],
+    described: Mapping[str, Sequence[tuple[Sample, int]]],
+    models: Mapping[str, FamilyModel],
+    overhead: Mapping[str, float],
 ) -> list[StepError]:
-    """Predict each block's step from fits that never saw the block.
+    """Predict each block's step from fits that never saw the block; `described` has its samples and how often each runs.
 
     Blocks of which too much lay outside of what their fits had seen are left out, as nothing would be claimed of them.
     """
-    described = {
-        block.block: [(sample_of_record(block, record, device), record.runs) for record in block.operators]
-        for block in planned
-    }
     held = _held_out(models, [sample for own in described.values() for sample, _ in own])
     found: list[StepError] = []
     for block in planned:

@@ -7,10 +7,11 @@ with blockings and thresholds need, and keep the nearest value outside of what t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from scipy.optimize import minimize
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -26,6 +27,13 @@ FEW = 400
 
 SEARCHED = 150
 """Samples that the process's hyperparameters are searched on (drawn at random); all condition it."""
+
+LIKELIHOOD_TOLERANCE = 1e-5
+"""Relative change of the log likelihood (some hundreds) that ends the search: thousandths tell no samples apart, and the last digits take
+most of the steps."""
+
+BINS = 63
+"""Values that a tree may cut a feature at. Families have tens of distinct values of a feature; finding 255 quantiles took half of a fit."""
 
 CONTINUOUS_LENGTH = (0.3, 1e3)
 """Bounds of a length scale, in standard deviations of its feature: a feature may not matter, and none is followed more finely."""
@@ -68,9 +76,15 @@ class Process:
 
     kind: Kind = "process"
 
-    def __init__(self, theta: Sequence[float] | None = None) -> None:
-        """Make one; `theta` are hyperparameters of an earlier fit, taken as they are."""
+    def __init__(self, theta: Sequence[float] | None = None, *, start: Sequence[float] | None = None) -> None:
+        """Make one.
+
+        Args:
+            theta: Hyperparameters of an earlier fit, taken as they are; None searches them.
+            start: Where the search begins: those of a fit to much the same samples end it sooner.
+        """
         self.theta = None if theta is None else list(theta)
+        self._start = start
 
     def fit(self, rows: Array, left: Array, noise: Array, seed: int) -> Process:
         """Fit to rows, shape (n, p), and what is left, shape (n,), with relative noise, shape (n,)."""
@@ -80,12 +94,13 @@ class Process:
         kernel = ConstantKernel(0.1, (1e-4, 1e2)) * Matern(
             np.full(rows.shape[1], 3.0), CONTINUOUS_LENGTH, nu=1.5
         ) + WhiteKernel(0.01, (1e-6, 1.0))
-        if self.theta is not None:
-            kernel = kernel.clone_with_theta(np.array(self.theta))
+        start = self._start if self.theta is None else self.theta
+        if start is not None:
+            kernel = kernel.clone_with_theta(np.array(start))
         places, alpha = self._standard(rows), noise**2 + 1e-8
         if self.theta is None:
             some = np.random.default_rng(seed).permutation(len(rows))[:SEARCHED]
-            search = GaussianProcessRegressor(kernel, alpha=alpha[some], random_state=seed)
+            search = GaussianProcessRegressor(kernel, alpha=alpha[some], optimizer=_searched, random_state=seed)
             with warnings.catch_warnings():
                 # A length scale at its bound says that the feature does not matter.
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -109,6 +124,14 @@ class Process:
         return {"kind": self.kind, "theta": self.theta}
 
 
+def _searched(objective: Callable[[Array], tuple[float, Array]], start: Array, bounds: Array) -> tuple[Array, float]:
+    """Return the hyperparameters of the least negative log likelihood near a start, and that value."""
+    found = minimize(
+        objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"ftol": LIKELIHOOD_TOLERANCE}
+    )
+    return np.asarray(found.x), float(found.fun)
+
+
 class Trees:
     """Boosted trees for the mean of what is left; they have no spread of their own."""
 
@@ -119,6 +142,7 @@ class Trees:
         self._trees = HistGradientBoostingRegressor(
             max_iter=200,
             max_leaf_nodes=16,
+            max_bins=BINS,
             learning_rate=0.08,
             min_samples_leaf=8,
             l2_regularization=1.0,
@@ -138,9 +162,16 @@ class Trees:
 Regressor = Process | Trees
 
 
-def regressor_for(samples: int, told: Mapping[str, Any] | None = None) -> Regressor:
-    """Return an unfitted regressor for a number of samples, or the one that `told` (from `to_json`) describes."""
-    kind = told["kind"] if told is not None else ("process" if samples <= FEW else "trees")
-    if kind == "trees":
-        return Trees()
-    return Process(None if told is None else told["theta"])
+def regressor_for(samples: int) -> Regressor:
+    """Return an unfitted regressor for a number of samples."""
+    return Process() if samples <= FEW else Trees()
+
+
+def regressor_from(told: Mapping[str, Any]) -> Regressor:
+    """Return the unfitted regressor that `told` (from `to_json`) describes; its hyperparameters are searched no more."""
+    return Trees() if told["kind"] == "trees" else Process(told["theta"])
+
+
+def regressor_like(fitted: Regressor) -> Regressor:
+    """Return an unfitted regressor for a part of the samples of a fitted one."""
+    return Trees() if isinstance(fitted, Trees) else Process(start=fitted.theta)
