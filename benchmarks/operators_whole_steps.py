@@ -2,6 +2,7 @@
 
     python benchmarks/operators_whole_steps.py                     # measures the plan for families first (about 5 minutes)
     python benchmarks/operators_whole_steps.py --plan FILE.jsonl   # takes a plan that 'cwmp-profile measure --families' wrote here
+    python benchmarks/operators_whole_steps.py --seed 1            # other shapes in the plan, another order of timing
 
 Six networks (perceptron, convolutions, ResNet-18, depthwise convolutions, transformer, LSTM), each with a dense and with a sparse update. Of
 each, every distinct operator is timed alone and priced as a named model (`measured`), and priced by families of operators of other
@@ -131,17 +132,20 @@ def header(device: TorchDevice) -> OperatorsHeader:
     )  # fmt: skip
 
 
-def plan_of(path: Path | None, device: TorchDevice, stopwatch: Stopwatch) -> OperatorsFile:
+def plan_of(path: Path | None, device: TorchDevice, stopwatch: Stopwatch, seed: int) -> OperatorsFile:
     """Return the plan for families: of a file, or measured now."""
     if path is not None:
         return read_operators(path)
     target, began = Path("operators-plan.jsonl"), time.monotonic()
     with write_operators(target, header(device), overwrite=True) as writer:
         for name, step in overhead_steps():
-            writer.append(measure_block(name, step, stopwatch, budget_s=0.4))
-        for block in within(family_plan()):
+            writer.append(measure_block(name, step, stopwatch, budget_s=0.4, seed=seed))
+        for block in within(family_plan(seed=seed)):
             params = {**block.params, "plan": "families"}
-            writer.append(measure_block(block.name, block.build("cpu"), stopwatch, budget_s=0.4, params=params))
+            built = block.build("cpu")
+            writer.append(
+                measure_block(block.name, built, stopwatch, budget_s=block.budget_s, params=params, seed=seed)
+            )
     print(f"plan for families: {time.monotonic() - began:.0f} s, kept in {target}")
     return read_operators(target)
 
@@ -177,11 +181,12 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="processor seconds per step for timing its operators"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the plan's shapes and of the order of timing")
     options = parser.parse_args()
     device = TorchDevice("cpu")
     last = max(level.capacity_bytes or 0 for level in device.info.levels)
     stopwatch = Stopwatch("cpu", last, device.info.threads)
-    plan = plan_of(options.plan, device, stopwatch)
+    plan = plan_of(options.plan, device, stopwatch, options.seed)
     base: Profile = load_profile("simulated-board")
     profile = base.model_copy(update={"device": DeviceBlock.model_validate(device.info.to_json()), "times": {}})
     by_families = OperatorPrices(profile.model_copy(update={"operators": fit_operators([plan], profile)}))
@@ -189,7 +194,7 @@ def main() -> int:
     for name in NETS:
         for density in (1.0, DENSITY):
             label = f"{name} {'dense' if density == 1 else 'sparse'}"
-            block = measure_block(label, step_of(name, density), stopwatch, budget_s=options.seconds)
+            block = measure_block(label, step_of(name, density), stopwatch, budget_s=options.seconds, seed=options.seed)
             own = OperatorsFile(path=Path(label), header=plan.header, blocks=(block,), torn=False, sha256="")
             traced = trace(step_of(name, density))
             known = fit_operators([plan, own], profile, families=by_families.block)

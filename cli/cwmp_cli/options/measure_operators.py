@@ -29,7 +29,6 @@ JOULES_S = 60.0
 """Seconds for its meter windows."""
 
 OVERHEAD_S = 0.4
-PLANNED_S = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,9 @@ def measure_operators(
             tell(block.name)
             params = {**block.params, "plan": "families"}
             writer.append(
-                measure_block(block.name, block.build(device), stopwatch, budget_s=PLANNED_S, params=params, seed=seed)
+                measure_block(
+                    block.name, block.build(device), stopwatch, budget_s=block.budget_s, params=params, seed=seed
+                )
             )
             measured.append(block)
     spent = time.monotonic() - began
@@ -208,7 +209,7 @@ def _show_plan(steps: list[tuple[str, str, Step]], plan: list[PlannedBlock]) -> 
         console.print(f"{name}: every distinct operator alone, {TIMES_S:.0f} s of processor time")
     if plan:
         console.print(
-            f"{len(plan)} blocks for families: at most about {math.ceil(len(plan) * (PLANNED_S + 0.5) / 60):.0f} min"
+            f"{len(plan)} blocks for families: at most about {math.ceil(sum(block.budget_s + 0.5 for block in plan) / 60):.0f} min"
         )
 
 

@@ -20,6 +20,9 @@ from cwmp_profiler.operators.records import OperatorsFile
 PLAN = "families"
 """What `params["plan"]` of a block of the plan says."""
 
+WHOLE = "whole/"
+"""How names of the plan's whole networks begin: no fit takes their operators."""
+
 CALL_S = 2e-6
 """Seconds added to each operator's time for the regression and taken off again: what is far below a call matters to no step, and its
 logarithm is noise."""
@@ -67,7 +70,7 @@ def fit_operators(
             block.block: [(sample_of_record(block, record, device), record.runs) for record in block.operators]
             for block in planned
         }
-        models = _families([sample for own in samples.values() for sample, _ in own], seed)
+        models = _families([s for name, own in samples.items() if not name.startswith(WHOLE) for s, _ in own], seed)
         regressed = {family: model.to_json() for family, model in models.items()}
         measured_errors = [_measured_error(block, overhead) for block in planned]
         errors = [*measured_errors, *_family_errors(planned, samples, models, overhead)]

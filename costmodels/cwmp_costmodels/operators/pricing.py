@@ -14,7 +14,7 @@ from typing import Any
 from cwmp_costmodels.errors import ProfileError
 from cwmp_costmodels.fit.conformal import quantile
 from cwmp_costmodels.operators.family import FamilyModel
-from cwmp_costmodels.operators.measured import CALL_S, beside_s
+from cwmp_costmodels.operators.measured import CALL_S, WHOLE, beside_s
 from cwmp_costmodels.operators.power import physics_power_w, static_power_w
 from cwmp_costmodels.operators.sample import Sample, sample_of
 from cwmp_costmodels.operators.scale import LEAST, MOST_OUTSIDE, measured_scale, regressed_scale
@@ -272,11 +272,15 @@ class OperatorPrices:
                 [(part.operator.family, part.seconds * part.runs, part.error) for part in parts], beside
             )
         )
-        scores = [abs(error.log_error) / error.scale for error in self.block.errors if error.kind == kind]
+        scores: dict[bool, list[float]] = {}
+        for error in self.block.errors:
+            if error.kind == kind:
+                scores.setdefault(error.block.startswith(WHOLE), []).append(abs(error.log_error) / error.scale)
         if not scores:
             return DEFAULT_SCORE * scale, [UNHELD]
         # Blocks that were all predicted to the last digit promise no such thing of the next.
-        return max(quantile(scores) * scale, LEAST), []
+        # Whole networks are few among many blocks: what they ask for must not drown.
+        return max(max(map(quantile, scores.values())) * scale, LEAST), []
 
     def _slope(self) -> float:
         """Return the relative half-width of the meter's slope; 0 where it is unknown (and said so beside the meter)."""

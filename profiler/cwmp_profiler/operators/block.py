@@ -24,6 +24,9 @@ from cwmp_profiler.operators.trace import Call, Step, Trace, trace
 LEAST_ROUNDS = 4
 MOST_ROUNDS = 200
 STEPS_A_ROUND = 3
+AGING_SHARE = 0.5
+"""Share of the budget that the least rounds may spend waiting for operands to grow as old as in the step."""
+
 HELD_BYTES = 2 << 30
 """Memory that captured operands may take at a time."""
 
@@ -59,6 +62,9 @@ def measure_block(
         raise DeviceError(f"{name} runs no operator of torch, so there is nothing to time")
     shuffler = random.Random(f"operators/{seed}")  # noqa: S311 - an order, not a secret
     whole, floors = Samples(), [stopwatch.floor()]
+    for _ in range(STEPS_A_ROUND):
+        stopwatch.time(step, whole)
+    stopwatch.age(min(whole.seconds), traced.touched_bytes, AGING_SHARE * budget_s / LEAST_ROUNDS / len(groups))
     records: list[OperatorRecord] = []
     shares = list(_shares(groups))
     for share in shares:

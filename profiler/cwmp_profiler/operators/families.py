@@ -4,6 +4,7 @@ Shapes are drawn once, with a fixed seed, log-uniformly over what networks on sm
 larger than their image), so that no block repeats another and none is of a model that `validate` holds. Each block is a small module trained
 for one step; its distinct operators are timed alone, as those of a named model are. In some blocks other memory is touched between
 forward, backward and update, more than the last cache holds, as weights and activations of larger networks would: operands then come from afar.
+A few blocks are whole networks (see `wholes`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 
 from cwmp_profiler.operators.trace import Step
 from cwmp_profiler.operators.training import training_step
+from cwmp_profiler.operators.wholes import NETWORKS, WHOLE, WHOLE_S
 
 LEAST_SHAPES = 30
 """Shapes that the plan gives each family at least."""
@@ -32,6 +34,9 @@ FAR_SHARE = 0.12
 
 FAR_BYTES = 3 << 24
 """Bytes touched there: beyond the last cache of small devices."""
+
+BLOCK_S = 0.4
+"""Processor seconds for timing a block."""
 
 MOST_PRODUCTS = 4e8
 """Multiply-adds of a convolution: a tenth of a second is told as well by a hundredth."""
@@ -47,11 +52,13 @@ class PlannedBlock:
         name: `kind/number`.
         params: What it is made of.
         build: Makes its step on a torch device.
+        budget_s: Processor seconds for timing it.
     """
 
     name: str
     params: Mapping[str, Any]
     build: Callable[[str], Step]
+    budget_s: float = BLOCK_S
 
 
 def within(plan: Sequence[PlannedBlock], seconds: float = PLAN_S) -> Iterator[PlannedBlock]:
@@ -71,7 +78,7 @@ def family_plan(*, scale: float = 1.0, seed: int = 0) -> list[PlannedBlock]:
         seed: Seed of the shapes.
     """
     blocks = [
-        _planned(kind, number, make, seed)
+        _planned(kind, number, make, seed) if make else _whole(number, seed)
         for kind, (count, make) in _KINDS.items()
         for number in range(max(round(count * scale), 2))
     ]
@@ -107,6 +114,21 @@ def _planned(kind: str, number: int, make: Build, seed: int) -> PlannedBlock:
     with torch.device("meta"):
         params = make(rng())[2]
     return PlannedBlock(name=f"{kind}/{number}", params={**params, **options, "far": far}, build=build)
+
+
+def _whole(number: int, seed: int) -> PlannedBlock:
+    name, make = list(NETWORKS.items())[number % len(NETWORKS)]
+    options: dict[str, Any] = {
+        "optimizer": ("adam", "momentum", "sgd")[number % 3],
+        "density": (1.0, 1.0, 1.0, 0.02)[number % 4],
+    }
+
+    def build(device: str) -> Step:
+        torch.manual_seed(number)
+        model, x = make(random.Random(f"families/{WHOLE}/{number}/{seed}"))  # noqa: S311 - shapes, not secrets
+        return training_step(model.to(device), (x.to(device),), **options)
+
+    return PlannedBlock(name=f"{WHOLE}/{number}", params={"network": name, **options}, build=build, budget_s=WHOLE_S)
 
 
 def _afar(model: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Step:
@@ -393,7 +415,7 @@ def _optimizer(rng: random.Random) -> tuple[nn.Module, tuple[Any, ...], dict[str
     return _Parameters(sizes), (torch.ones(()),), {"entries": sizes}
 
 
-_KINDS: Mapping[str, tuple[int, Build]] = {
+_KINDS: Mapping[str, tuple[int, Build | None]] = {
     "linear": (36, _linear),
     "conv": (150, _conv),
     "depthwise": (56, _depthwise),
@@ -406,5 +428,6 @@ _KINDS: Mapping[str, tuple[int, Build]] = {
     "rnn": (26, _rnn),
     "reduction": (6, _reduction),
     "optimizer": (12, _optimizer),
+    WHOLE: (len(NETWORKS), None),
 }
 """Blocks of the standard plan by kind; families get shapes from several kinds (every block has an update, most an activation)."""

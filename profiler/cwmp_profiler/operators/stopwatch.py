@@ -6,7 +6,8 @@ what memory it has (`keep_memory`); where the allocator cannot be told to, fault
 those of the whole step are added to the step.
 
 A neighbour on the same core or cache slows everything by a third for a while, processor time included. So a small matrix product is timed
-again and again beside the work; what was timed while it was slow does not count, if enough else does.
+again and again beside the work; what was timed while it was slow does not count, if enough else does. A neighbour on the last cache alone it
+does not see; what such a one takes, it takes from an operator as from the step, if operands wait as long (`Stopwatch.age`).
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ SWEEP_MULTIPLE = 1.5
 """Bytes beyond which nothing is left in the last cache, as a multiple of it."""
 
 SWEEP_BYTES = 1 << 24
-SWEEP_FACTOR = 3
-"""Bytes swept per byte of reuse distance: distances are rounded down to powers of four (twice as far in the mean), and caches keep lines that
-were used again longer than a stream drives them out. (Tried on eight networks that no figure is told of: with 2 the sum of operators was 6% too
-fast in the mean, with 3 2%, with 4 as much too slow.)"""
+SWEEP_FACTOR = 2
+"""Bytes swept per byte of reuse distance: distances are rounded down to powers of four, so operands are twice as far in the mean."""
+
+AGED_BYTES = 1 << 20
+"""Bytes swept from which operands grow older as well: what is nearer stays in a cache of this core's own, where neighbours take nothing."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Orders to glibc's allocator (malloc.h)."""
@@ -130,12 +132,15 @@ class Stopwatch:
     Attributes:
         reach_bytes: Bytes beyond which no cache holds anything.
         fault_s: Processor seconds of a page fault.
+        pace_s: Seconds that sweeping a byte lasts at least (see `age`).
+        most_age_s: Seconds that one sweep lasts at most for that.
         references: Every time of the reference kernel so far, in seconds.
     """
 
     def __init__(self, device: str, last_cache_bytes: int, threads: int) -> None:
         self.reach_bytes = int(SWEEP_MULTIPLE * last_cache_bytes)
         self.references: list[float] = []
+        self.pace_s = self.most_age_s = 0.0
         self._cuda = device.startswith("cuda")
         self._by_processor = threads == 1 and not self._cuda
         self._left, self._right = (torch.rand(REFERENCE_SIDE, REFERENCE_SIDE, device=device) for _ in range(2))
@@ -154,8 +159,27 @@ class Stopwatch:
         entries = min(max(SWEEP_FACTOR * size // 4, 1), len(self._held))
         if self._at + entries > len(self._held):
             self._at = 0
+        began = time.perf_counter()
         self._held[self._at : self._at + entries].add_(1.0)
         self._at += entries
+        if size >= AGED_BYTES:
+            until = began + min(size * self.pace_s, self.most_age_s)
+            while time.perf_counter() < until:
+                torch.mm(self._left, self._right, out=self._product)
+
+    def age(self, seconds: float, touched_bytes: int, most_s: float) -> None:
+        """Let operands that a sweep drives out of the near caches wait as long as in a step.
+
+        The last cache belongs to neighbours too. What lies there from one use to the next is lost to them with time and not only with what the
+        step itself touches; an operand placed a moment ago is not. Small products, which stay in the near caches, pass the time.
+
+        Args:
+            seconds: Of a step.
+            touched_bytes: Bytes that the step touches; distances are rounded down, to half in the mean, which is made up for.
+            most_s: Seconds that one sweep may last for this.
+        """
+        if not self._cuda:
+            self.pace_s, self.most_age_s = SWEEP_FACTOR * seconds / max(touched_bytes, 1), min(seconds, most_s)
 
     def settle(self) -> None:
         """Bring the path of an operator call back into the caches, and wait for the device."""

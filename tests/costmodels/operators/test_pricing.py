@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from cwmp_costmodels.errors import FitError, ProfileError
-from cwmp_costmodels.operators.measured import CALL_S, fit_operators
+from cwmp_costmodels.operators.conformal import quantile
+from cwmp_costmodels.operators.measured import CALL_S, WHOLE, fit_operators
 from cwmp_costmodels.operators.pricing import OperatorPrices
 from cwmp_costmodels.operators.scale import COMMON, LEAST, regressed_scale
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.schema import Coefficient
+from cwmp_profiler.operators import wholes
 from cwmp_profiler.operators.block_records import BlockRecord, OperatorRecord, PowerRecord, TimeRecord
 from cwmp_profiler.operators.overhead import KINDS
 from cwmp_profiler.operators.physics import physics_of
@@ -215,6 +217,43 @@ def test_a_block_of_which_nothing_would_be_claimed_makes_no_interval_wider(profi
     assert "net/huge" in held["measured"]
     assert "net/huge" not in held["families"]
     assert len(held["families"]) >= len(plan) // 2
+
+
+def test_whole_networks_say_how_wide_intervals_are_and_teach_no_family(profile, blocks):
+    """Their steps took a fifth longer than their operators alone: among hundreds of blocks that did not, this must not drown."""
+    beside, plan = blocks
+    assert f"{wholes.WHOLE}/" == WHOLE
+    networks = [record(f"{WHOLE}{n}", _net(w, 6, 24), plan="families") for n, w in enumerate((48, 88, 144))]
+    slower = [
+        block.model_copy(update={"step": _time(block.step.seconds * factor)})
+        for block, factor in zip(networks, (1.0, 1.1, 1.2), strict=True)
+    ]
+    without = fit_operators([_file(profile, [*beside, *plan])], profile)
+    found = fit_operators([_file(profile, [*beside, *plan, *slower])], profile)
+    assert found.families == without.families
+    assert found.models == {}
+    for kind in ("measured", "families"):
+        errors = {error.block: error for error in found.errors if error.kind == kind}
+        assert {f"{WHOLE}{n}" for n in range(3)} <= set(errors), kind
+        assert errors[f"{WHOLE}2"].log_error - errors[f"{WHOLE}0"].log_error == pytest.approx(math.log(1.2), abs=0.08)
+    named = record("net", _net(112, 3, 48), model="net")
+    traced = trace(_net(112, 3, 48))
+    narrow, wide = (
+        OperatorPrices(
+            profile.model_copy(
+                update={"operators": fit_operators([_file(profile, [*beside, *plan, *more, named])], profile)}
+            )
+        ).price(traced)
+        for more in ((), slower)
+    )
+    scores = [
+        abs(error.log_error) / error.scale
+        for error in found.errors
+        if error.kind == "measured" and error.block.startswith(WHOLE)
+    ]
+    assert wide.seconds == pytest.approx(narrow.seconds)
+    assert math.log(wide.high_s / wide.seconds) > 2 * math.log(narrow.high_s / narrow.seconds)
+    assert math.log(wide.high_s / wide.seconds) == pytest.approx(quantile(scores) * LEAST, rel=0.2)
 
 
 def test_errors_of_one_family_add_up_in_part_and_of_several_by_squares():

@@ -13,14 +13,23 @@ from torch import nn
 
 from cwmp_profiler.errors import DeviceError, SessionError
 from cwmp_profiler.meters.base import MeterContext
-from cwmp_profiler.operators.block import BlockRecord, measure_block
+from cwmp_profiler.operators.block import AGING_SHARE, LEAST_ROUNDS, BlockRecord, measure_block
 from cwmp_profiler.operators.families import FAR_BYTES, LEAST_SHAPES, family_plan, within
 from cwmp_profiler.operators.joules import power_windows
 from cwmp_profiler.operators.operator import FAMILIES
 from cwmp_profiler.operators.overhead import KINDS, fit_overhead, overhead_steps
 from cwmp_profiler.operators.physics import physics_of
 from cwmp_profiler.operators.records import OperatorsHeader, is_operators_file, read_operators, write_operators
-from cwmp_profiler.operators.stopwatch import FAULT_BYTES, Samples, Stopwatch, fault_seconds, keep_memory, page_faults
+from cwmp_profiler.operators.stopwatch import (
+    AGED_BYTES,
+    FAULT_BYTES,
+    SWEEP_FACTOR,
+    Samples,
+    Stopwatch,
+    fault_seconds,
+    keep_memory,
+    page_faults,
+)
 from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.operators.training import training_step
 from cwmp_profiler.sessions.measurements import MeterRecord
@@ -263,3 +272,34 @@ def test_a_plan_cut_short_holds_every_kind():
     plan = family_plan()
     kinds = {planned.name.partition("/")[0] for planned in plan}
     assert {planned.name.partition("/")[0] for planned in plan[: len(plan) // 6]} == kinds
+
+
+def test_operands_that_leave_the_near_caches_wait_as_long_as_in_the_step(stopwatch):
+    stopwatch.age(0.004, 4 * AGED_BYTES, 1.0)
+    try:
+        assert _seconds(lambda: stopwatch.sweep(AGED_BYTES)) >= 0.002, "a quarter of the step, twice for rounding"
+        assert stopwatch.pace_s * 4 * AGED_BYTES == pytest.approx(SWEEP_FACTOR * 0.004)
+        assert stopwatch.most_age_s == 0.004, "nothing is older than the step"
+        stopwatch.age(10.0, 4 * AGED_BYTES, 0.003)
+        assert stopwatch.most_age_s == 0.003
+        assert 0.003 <= _seconds(lambda: stopwatch.sweep(4 * AGED_BYTES)) < 5, "the step's 10 s end with the budget"
+        stopwatch.age(10.0, AGED_BYTES, 10.0)
+        assert _seconds(lambda: stopwatch.sweep(AGED_BYTES - 1)) < 5, "the core's own caches are not waited for"
+    finally:
+        stopwatch.age(0.0, 1, 0.0)
+
+
+def test_a_block_ages_operands_by_its_own_step(stopwatch, monkeypatch):
+    told = []
+    monkeypatch.setattr(stopwatch, "age", lambda *given: told.append(given))
+    block = measure_block("mlp", _step(), stopwatch, budget_s=0.05)
+    [(seconds, touched, most)] = told
+    assert 0 < seconds < 0.05
+    assert touched == block.touched_bytes
+    assert most * LEAST_ROUNDS * len(block.operators) == pytest.approx(AGING_SHARE * 0.05)
+
+
+def _seconds(work):
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
