@@ -12,7 +12,7 @@ from cwmp_costmodels.errors import FitError, ProfileError
 from cwmp_costmodels.operators.conformal import quantile
 from cwmp_costmodels.operators.measured import CALL_S, WHOLE, fit_operators
 from cwmp_costmodels.operators.pricing import OperatorPrices
-from cwmp_costmodels.operators.scale import COMMON, LEAST, regressed_scale
+from cwmp_costmodels.operators.scale import COMMON, LEAST, measured_scale, regressed_scale
 from cwmp_costmodels.profile.files import load_profile
 from cwmp_costmodels.profile.schema import Coefficient
 from cwmp_profiler.operators import wholes
@@ -253,7 +253,8 @@ def test_whole_networks_say_how_wide_intervals_are_and_teach_no_family(profile, 
     ]
     assert wide.seconds == pytest.approx(narrow.seconds)
     assert math.log(wide.high_s / wide.seconds) > 2 * math.log(narrow.high_s / narrow.seconds)
-    assert math.log(wide.high_s / wide.seconds) == pytest.approx(quantile(scores) * LEAST, rel=0.2)
+    scale = measured_scale([(part.seconds * part.runs, part.error) for part in wide.parts], wide.beside_s)
+    assert math.log(wide.high_s / wide.seconds) == pytest.approx(quantile(scores) * scale)
 
 
 def test_errors_of_one_family_add_up_in_part_and_of_several_by_squares():
