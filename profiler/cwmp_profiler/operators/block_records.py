@@ -16,7 +16,11 @@ COLD_BYTES = 1 << 17
 NEAR_BYTES = 1 << 18
 """Reuse distance up to which an operand is in the near cache already and drives nothing out."""
 
-PHASES = ("forward", "backward", "update")
+PHASES = ("forward", "backward", "update", "bare")
+"""When an operator runs: `update` within one of torch's optimisers, `bare` after the backward pass and outside of them."""
+
+KINDS = (*PHASES, "view", "cold", "step", "optimizer", "alone")
+"""What overheads are told apart by (see `calls_of`)."""
 
 
 class _Record(BaseModel):
@@ -116,7 +120,7 @@ class BlockRecord(_Record):
 
 
 def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[str, float]:
-    """Return what overheads are priced by: operator calls of a step by phase, its views, calls weighted by `coldness`, and 1 a step.
+    """Return what overheads are priced by: calls of a step by phase, its views, calls weighted by `coldness`, and what it costs once.
 
     A step without a backward pass (an update, inference) starts no engine and keeps no graph, and its calls follow each other from one
     short loop: all of them, views as well, count as `alone`, and nothing once a step.
@@ -125,10 +129,10 @@ def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[st
         runs: Operators with their phase and how often they run in it.
         views: Calls that only make views or take memory.
     """
-    found = dict.fromkeys((*PHASES, "view", "cold", "step", "alone"), 0.0)
+    found = dict.fromkeys(KINDS, 0.0)
     runs = list(runs)
     if any(phase == "backward" for _, phase, _ in runs):
-        found |= {"view": float(views), "step": 1.0}
+        found |= {"view": float(views), "step": 1.0, "optimizer": float(any(phase == "update" for _, phase, _ in runs))}
     else:
         runs = [(operator, "alone", amount) for operator, _, amount in runs]
         found["alone"] = float(views)

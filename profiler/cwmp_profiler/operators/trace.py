@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 import resource
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -49,7 +51,7 @@ class Call:
 
     Attributes:
         operator: What ran.
-        phase: `forward`, `backward` or `update`: before the backward pass, in it, after it.
+        phase: `forward`, `backward`, `update` or `bare`: before the backward pass, in it, after it in one of torch's optimisers, after it otherwise.
         order: Running number among the calls of the step.
     """
 
@@ -146,16 +148,20 @@ def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
         counted.append(_page_faults() - before)
     faults = float(sorted(counted)[UNWATCHED // 2])
     calls: list[Call] = []
-    after = False
+    after = optimizing = False
 
     def saw(operator: Operator) -> None:
         nonlocal after
         backward = in_backward()
         after = after or backward
-        phase = "backward" if backward else "update" if after else "forward"
+        phase = "backward" if backward else "forward" if not after else "update" if optimizing else "bare"
         calls.append(Call(operator=operator, phase=phase, order=len(calls)))
 
-    with Tracer(saw) as tracer:
+    def mark(inside: bool) -> None:
+        nonlocal optimizing
+        optimizing = inside
+
+    with _optimizers(mark), Tracer(saw) as tracer:
         for _ in range(HISTORY):
             step()
         calls.clear()
@@ -164,6 +170,20 @@ def trace(step: Step, *, warm_ups: int = WARM_UPS) -> Trace:
     touched = max(tracer.touched_bytes, 1)
     told = tuple(replace(call, operator=rounded(_settled(call.operator, touched))) for call in calls)
     return Trace(calls=told, views=tracer.views, touched_bytes=touched, faults=faults)
+
+
+@contextmanager
+def _optimizers(mark: Callable[[bool], None]) -> Iterator[None]:
+    """Tell `mark` when a step of any of torch's optimisers begins and ends."""
+    hooks = (
+        register_optimizer_step_pre_hook(lambda *_: mark(True)),
+        register_optimizer_step_post_hook(lambda *_: mark(False)),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _page_faults() -> int:

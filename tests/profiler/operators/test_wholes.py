@@ -28,7 +28,7 @@ def test_the_plan_holds_each_network_once_with_time_for_its_operators():
 def test_a_whole_network_is_many_operators_of_known_families(number):
     traced = trace(_wholes()[number].build("cpu"), warm_ups=1)
     assert len(traced.calls) >= 40, "a block of the plan has a dozen to thirty"
-    assert {call.phase for call in traced.calls} == {"forward", "backward", "update"}
+    assert {"forward", "backward"} < {call.phase for call in traced.calls}
     assert not [call.operator.name for call in traced.calls if call.operator.family == "other"]
 
 
