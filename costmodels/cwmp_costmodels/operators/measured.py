@@ -170,8 +170,8 @@ def _enough(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def beside_s(calls: Mapping[str, float], overhead: Mapping[str, float]) -> float:
-    """Return the seconds of calls and views; profiles made before `alone` or `bare` were told apart take their forward calls and updates for them."""
-    told = {"alone": overhead.get("forward", 0.0), "bare": overhead.get("update", 0.0), **overhead}
+    """Return the seconds of calls and views; profiles made before `alone` was told apart take their forward calls for it."""
+    told = {"alone": overhead.get("forward", 0.0), **overhead}
     return math.fsum(told.get(kind, 0.0) * amount for kind, amount in calls.items())
 
 

@@ -68,8 +68,7 @@ class OperatorsBlock(_Model):
 
     validity: Validity
     overhead_s: dict[str, NonNegative]
-    """Seconds of a call by phase (`forward`, `backward`, `update`, `bare`), of a `view`, more of a `cold` call, once a `step` and once an `optimizer`
-    in it, and of a call of a step `alone` (see `cwmp_profiler.operators.block_records.calls_of`)."""
+    """Seconds of a call by phase (`forward`, `backward`, `update`), of a `view`, more of a `cold` call, and once a `step`."""
     fault_s: NonNegative
     """Seconds of a page fault."""
     models: dict[str, MeasuredModel] = {}

@@ -19,7 +19,7 @@ NEAR_BYTES = 1 << 18
 PHASES = ("forward", "backward", "update", "bare")
 """When an operator runs: `update` within one of torch's optimisers, `bare` after the backward pass and outside of them."""
 
-KINDS = (*PHASES, "view", "cold", "step", "optimizer", "alone")
+KINDS = ("forward", "backward", "update", "view", "cold", "step", "alone")
 """What overheads are told apart by (see `calls_of`)."""
 
 
@@ -123,7 +123,7 @@ def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[st
     """Return what overheads are priced by: calls of a step by phase, its views, calls weighted by `coldness`, and what it costs once.
 
     A step without a backward pass (an update, inference) starts no engine and keeps no graph, and its calls follow each other from one
-    short loop: all of them, views as well, count as `alone`, and nothing once a step.
+    short loop: all of them, views as well, count as `alone`, and nothing once a step. So do `bare` calls of an update that does without an optimiser.
 
     Args:
         runs: Operators with their phase and how often they run in it.
@@ -132,7 +132,9 @@ def calls_of(runs: Iterable[tuple[Operator, str, float]], views: int) -> dict[st
     found = dict.fromkeys(KINDS, 0.0)
     runs = list(runs)
     if any(phase == "backward" for _, phase, _ in runs):
-        found |= {"view": float(views), "step": 1.0, "optimizer": float(any(phase == "update" for _, phase, _ in runs))}
+        found |= {"view": float(views), "step": 1.0}
+        # An optimiser keeps books for each tensor, in Python; an update that does without is a short loop as well.
+        runs = [(operator, "alone" if phase == "bare" else phase, amount) for operator, phase, amount in runs]
     else:
         runs = [(operator, "alone", amount) for operator, _, amount in runs]
         found["alone"] = float(views)

@@ -1,11 +1,11 @@
 """What calling operators costs beside the operators: Python, autograd, the dispatcher, and views, from steps that do nothing else.
 
     step time = sum of operators' times without the call + calls by phase x overhead + views x overhead + cold calls x overhead
-                + what a step costs once (starting the backward pass) + what one of torch's optimisers costs once
+                + what a step costs once (starting the backward pass, the optimiser's own bookkeeping)
 
-An optimiser keeps books for each tensor, in Python; an update that calls its kernels itself, as a sparse one does, costs a third as much a call.
+    step without a backward pass = sum of operators' times without the call + calls and views x their own overhead (`alone`)
 
-    step without a backward pass = sum of operators' times without the call + calls and views x their own overhead
+Calls of an update that does without torch's optimisers, as a sparse one does, are of the second kind as well.
 
 Most steps here are of tensors so small that only calls cost; their mixtures of phases and views tell the overheads apart, and steps of a
 single layer beside long ones tell what a step costs once. Others move a few hundred kilobytes an operator, which drives the code of Python,
@@ -14,7 +14,7 @@ autograd and the dispatcher out of the near cache: calls then cost more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -42,9 +42,6 @@ def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
     yield "overhead/views", _step(_Views(), flat, "sgd")
     for name, model, x, optimizer in _single(flat, device):
         yield f"overhead/one/{name}", training_step(model.to(device), (x,), optimizer=optimizer)
-    for optimizer in ("sgd", "adam"):
-        yield f"overhead/bare/{optimizer}", _step(_linears(), flat, optimizer, density=0.25)
-    yield "overhead/bare/norms", _step(_norms(), flat, "momentum", density=0.25)
     yield "overhead/conv", _step(_convs(), torch.rand(2, 4, 4, 4, device=device), "momentum")
     yield "overhead/attention", _step(_attention(), torch.rand(2, 4, WIDTH, device=device), "adam")
     yield (
@@ -68,33 +65,24 @@ def overhead_steps(device: str = "cpu") -> Iterator[tuple[str, Step]]:
 
 
 def fit_overhead(blocks: Sequence[BlockRecord]) -> dict[str, float]:
-    """Return seconds by kind of `KINDS`, from measured steps of `overhead_steps`; kinds that these steps do not tell are left out.
+    """Return seconds per operator call of each phase, per view, and once a step, from measured steps of `overhead_steps`.
 
     Raises:
         ValueError: If there is no block.
     """
     if not blocks:
         raise ValueError("no steps to tell overheads from")
-    kinds = _told([block.calls for block in blocks])
-    calls = np.array([[block.calls[kind] for kind in kinds] for block in blocks], dtype=float)
+    calls = np.array([[block.calls[kind] for kind in KINDS] for block in blocks], dtype=float)
     left = np.array(
         [block.step.seconds - sum(block.net_s(each) * each.runs for each in block.operators) for block in blocks]
     )
     weights = 1 / np.array([block.step.seconds for block in blocks])
     solution, _ = nnls(calls * weights[:, None], np.maximum(left, 0.0) * weights)
-    return dict(zip(kinds, map(float, solution), strict=True))
+    return dict(zip(KINDS, map(float, solution), strict=True))
 
 
-def _told(calls: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the kinds that steps tell: those that occur, and the optimiser's if some step goes without one (older files have none)."""
-    once = any(each["step"] > each["optimizer"] for each in calls)
-    return [kind for kind in KINDS if any(each[kind] for each in calls) and (once or kind != "optimizer")]
-
-
-def _step(model: nn.Module, x: torch.Tensor, optimizer: str, density: float = 1.0) -> Step:
-    return training_step(
-        model.to(x.device), (x,), optimizer=optimizer, density=density, loss=lambda result: result.sum()
-    )
+def _step(model: nn.Module, x: torch.Tensor, optimizer: str) -> Step:
+    return training_step(model.to(x.device), (x,), optimizer=optimizer, loss=lambda result: result.sum())
 
 
 def _updates(device: str, optimizer: str, *, sparse: bool) -> Step:
@@ -129,10 +117,6 @@ def _single(flat: torch.Tensor, device: str) -> Iterator[tuple[str, nn.Module, t
 
 def _linears() -> nn.Module:
     return nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(12)))
-
-
-def _norms() -> nn.Module:
-    return nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)) for _ in range(6)))
 
 
 def _convs() -> nn.Module:

@@ -23,8 +23,7 @@ from cwmp_profiler.operators.trace import trace
 from cwmp_profiler.operators.training import training_step
 from cwmp_profiler.sessions.measurements import MeterRecord
 
-OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "bare": 1.5e-6, "view": 1e-6, "cold": 7e-6, "step": 6e-5,
-            "optimizer": 3e-5, "alone": 4e-6}  # fmt: skip
+OVERHEAD = {"forward": 5e-6, "backward": 2e-6, "update": 3e-6, "view": 1e-6, "cold": 7e-6, "step": 6e-5, "alone": 4e-6}
 FLOPS_S = 2e-11
 BYTES_S = 3e-10
 FAULT_S = 2e-6
@@ -108,7 +107,7 @@ def fitted(profile, blocks):
 
 
 def test_overheads_of_a_device_of_known_times_are_found(fitted):
-    for kind in ("forward", "update", "bare", "view", "alone"):
+    for kind in ("forward", "update", "view", "alone"):
         assert fitted.operators.overhead_s[kind] == pytest.approx(OVERHEAD[kind], rel=0.2)
 
 
@@ -120,6 +119,23 @@ def test_an_update_alone_starts_no_backward_pass_and_is_not_charged_one(fitted):
     older = {kind: seconds for kind, seconds in fitted.operators.overhead_s.items() if kind != "alone"}
     before = fitted.model_copy(update={"operators": fitted.operators.model_copy(update={"overhead_s": older})})
     assert OperatorPrices(before).price(traced).beside_s == pytest.approx(older["forward"]), "a profile made before"
+
+
+def test_a_sparse_update_without_an_optimiser_is_not_charged_its_books(fitted):
+    torch.manual_seed(0)
+    model, x = nn.Linear(64, 64), torch.randn(8, 64)
+    dense, sparse = (
+        OperatorPrices(fitted).price(trace(training_step(model, (x,), optimizer="sgd", density=density)))
+        for density in (1.0, 0.5)
+    )
+    priced = fitted.model_copy(
+        update={"operators": fitted.operators.model_copy(update={"overhead_s": {"update": 1.0, "alone": 1e-3}})}
+    )
+    traced = trace(training_step(model, (x,), optimizer="sgd", density=0.5))
+    calls = sum(call.phase == "bare" for call in traced.calls)
+    assert calls > 2
+    assert OperatorPrices(priced).price(traced).beside_s == pytest.approx(1e-3 * calls)
+    assert dense.beside_s > 0 < sparse.beside_s
 
 
 def test_a_named_model_is_priced_by_what_was_measured_of_it(fitted):

@@ -148,8 +148,7 @@ def test_the_time_of_a_call_follows_from_all_that_was_timed_of_it(stopwatch, mon
 
 
 def test_overheads_put_in_are_found():
-    truth = {"forward": 5e-6, "backward": 3e-6, "update": 4e-6, "bare": 1e-6, "view": 2e-6, "cold": 9e-6, "step": 9e-5}
-    truth |= {"optimizer": 5e-5, "alone": 3e-6}
+    truth = {"forward": 5e-6, "backward": 3e-6, "update": 4e-6, "view": 2e-6, "cold": 9e-6, "step": 9e-5, "alone": 3e-6}
     blocks = []
     for name, step in overhead_steps():
         traced = Stopwatch("cpu", 1 << 14, 1)
@@ -158,11 +157,8 @@ def test_overheads_put_in_are_found():
         took = net + sum(truth[kind] * found.calls[kind] for kind in KINDS)
         blocks.append(found.model_copy(update={"step": found.step.model_copy(update={"seconds": took})}))
     fitted = fit_overhead(blocks)
-    for kind in ("forward", "update", "bare", "view", "step", "optimizer", "alone"):
-        assert fitted[kind] == pytest.approx(truth[kind], rel=0.2), kind
-    older = fit_overhead([block for block in blocks if not {"bare", "alone"} & {k for k in KINDS if block.calls[k]}])
-    assert set(older) == {"forward", "backward", "update", "view", "cold", "step"}, "what no step tells has no price"
-    assert older["step"] == pytest.approx(truth["step"] + truth["optimizer"], rel=0.2)
+    for kind in ("forward", "update", "view", "step", "alone"):
+        assert fitted[kind] == pytest.approx(truth[kind], rel=0.2)
 
 
 def test_joules_are_watts_of_windows_of_the_operators_that_carry_the_step(stopwatch):
