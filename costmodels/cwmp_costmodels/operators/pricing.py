@@ -279,8 +279,9 @@ class OperatorPrices:
         if not scores:
             return DEFAULT_SCORE * scale, [UNHELD]
         # Blocks that were all predicted to the last digit promise no such thing of the next.
-        # Whole networks are few among many blocks: what they ask for must not drown.
-        return max(max(map(quantile, scores.values())) * scale, LEAST), []
+        # Whole networks are few among many blocks: what they ask for must not drown. Beside what families err, a whole step adds nothing.
+        asked = scores.values() if measured else [scores.get(False) or scores[True]]
+        return max(max(map(quantile, asked)) * scale, LEAST), []
 
     def _slope(self) -> float:
         """Return the relative half-width of the meter's slope; 0 where it is unknown (and said so beside the meter)."""

@@ -265,6 +265,9 @@ def test_whole_networks_say_how_wide_intervals_are_and_teach_no_family(profile, 
     assert math.log(wide.high_s / wide.seconds) > 2 * math.log(narrow.high_s / narrow.seconds)
     scale = measured_scale([(part.seconds * part.runs, part.error) for part in wide.parts], wide.beside_s)
     assert math.log(wide.high_s / wide.seconds) == pytest.approx(quantile(scores) * scale)
+    by_families = OperatorPrices(profile.model_copy(update={"operators": found}), use_models=False).price(traced)
+    blocks_alone = OperatorPrices(profile.model_copy(update={"operators": without}), use_models=False).price(traced)
+    assert (by_families.low_s, by_families.high_s) == (blocks_alone.low_s, blocks_alone.high_s)
 
 
 def test_errors_of_one_family_add_up_in_part_and_of_several_by_squares():
