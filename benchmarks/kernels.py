@@ -5,7 +5,7 @@
 1% of the entries, single ones at random places, whole lines of 16 or half of each line, of a tensor and its optimiser state. *torch*
 is what code without these kernels does: `index_add_` for SGD, gather, compute and scatter for the others. *line copied* is
 `torch.copy_` of the tensor, by the line: what a line costs that streams. Sets of positions take turns; the median of the rounds. The last
-rows hold what a receiver runs (`add_at`) against the step of SGD by whose measurement it is priced; the two take turns.
+rows hold what a receiver runs (`add_at`) against the step of SGD by whose measurement it was priced; the two take turns.
 """
 
 from __future__ import annotations

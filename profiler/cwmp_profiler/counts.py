@@ -185,13 +185,28 @@ def dense_update(
     level: str,
     optimizer: Optimizer,
     *,
+    again: str | None = None,
     entry_bytes: int = 4,
     processor_caches: bool = False,
     weight_decay: bool = False,
 ) -> Counts:
-    """Return the counts of one dense optimiser step over n entries whose working set lives at `level`."""
+    """Return the counts of one dense optimiser step over n entries whose working set lives at `level`.
+
+    Its kernels go over the same tensors several times: what they find `again` is there; None is `level`.
+    """
     kernels = ((WEIGHT_DECAY,) if weight_decay else ()) + DENSE_KERNELS[optimizer]
-    return elementwise(n, level, kernels, entry_bytes, processor_caches=processor_caches)
+    counts = elementwise(n, level, kernels, entry_bytes, processor_caches=processor_caches)
+    if again in (None, level):
+        return counts
+    tensors = 1 + STATE_TENSORS[optimizer]
+    first = {
+        f"{level}_read": (1 if processor_caches else 1 + tensors) * n * entry_bytes,
+        f"{level}_write": tensors * n * entry_bytes,
+    }
+    for name, amount in first.items():
+        counts[f"{again}{name.removeprefix(level)}"] = max(counts[name] - amount, 0.0)
+        counts[name] = min(counts[name], float(amount))
+    return counts
 
 
 def sparse_update(
@@ -248,13 +263,15 @@ class Places:
         kept: Entries chosen.
         lines: Lines they lie in.
         streamed: Those of the lines whose two predecessors are touched as well: a processor fetches them ahead.
-        handled: Entries that are handled one by one, and runs of a line's length that are handled as one.
+        single: Entries that are handled one by one.
+        runs: Runs of neighbours that are handled as one: the rest of the entries.
     """
 
     kept: float
     lines: float
     streamed: float
-    handled: float
+    single: float
+    runs: float
 
 
 def random_places(n: int, k: float, *, whole_lines: bool = False, entry_bytes: int = 4, line_bytes: int = 64) -> Places:
@@ -263,7 +280,8 @@ def random_places(n: int, k: float, *, whole_lines: bool = False, entry_bytes: i
     size, width = max(n // per_line, 1), entry_bytes * per_line
     lines = lines_touched(size, k / per_line, entry_bytes=width, line_bytes=line_bytes)
     touched = lines / max(size * width / line_bytes, 1.0)
-    return Places(kept=k, lines=lines, streamed=lines * touched**2, handled=k / per_line)
+    single, runs = (0.0, k / per_line) if whole_lines else (k, 0.0)
+    return Places(kept=k, lines=lines, streamed=lines * touched**2, single=single, runs=runs)
 
 
 def fused_step(
@@ -296,7 +314,7 @@ def fused_step(
     work = {f"{level}_line": (places.lines - ahead) * tensors, "elem_float32": float(k * (step.flops - divisions))}
     if processor_caches:
         work[f"{level}_write"] = ahead * line_bytes * tensors
-        work["index"] = places.handled
+        work["index"] = places.single + places.runs
     if divisions:
         work["div_float32"] = float(k * divisions)
     return add(stream(temporary_level or level, read_bytes=k * (2 * INDEX_BYTES + step.reads * entry_bytes)), work)

@@ -58,6 +58,23 @@ class DeviceInfo:
         """Whether work is counted as a processor's caches do it (see `cwmp_profiler.counts`)."""
         return bool(self.details.get("processor_caches"))
 
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that may be found in the last cache, 0 without one: by measured latency, or as reported where that is more.
+
+        What others use of a shared cache changes from minute to minute: work that is meant to find nothing there has to outgrow all of it.
+        """
+        caches = [level for level in self.levels if level.capacity_bytes]
+        if not caches:
+            return 0
+        residency = self.details.get("residency") or {}
+        return max(caches[-1].capacity_bytes or 0, int(residency.get("reported", {}).get(caches[-1].name) or 0))
+
+    def nearer(self, one: str, other: str) -> str:
+        """Return which of two levels is nearer to the processor."""
+        names = [level.name for level in self.levels]
+        return min(one, other, key=names.index)
+
     def shares_of(self, working_set_bytes: float) -> dict[str, float]:
         """Return the shares of a working set by the level they live at; they add up to 1.
 

@@ -36,9 +36,10 @@ def test_a_continued_session_takes_the_caches_of_its_file(monkeypatch):
     monkeypatch.setattr(residency, "latency_curve", lambda *args, **kwargs: 1 / 0)
     told = {"source": "measured", "reported": {"l1": 32 << 10, "l2": 1 << 20, "l3": 32 << 20}, "remark": ""}
     device = SimpleNamespace(info=info(SIZES[0]))
-    settle_levels(device, info(SIZES[1], residency=told), say=lambda _: None)
+    settle_levels(device, info(SIZES[1], residency=told, cold_write_s={"sgd": {"first": 4e-5}}), say=lambda _: None)
     assert device.info.levels[2].capacity_bytes == 4 << 20
     assert device.info.details["residency"] == told
+    assert device.info.details["cold_write_s"] == {"sgd": {"first": 4e-5}}
 
 
 def test_a_continued_session_that_never_measured_them_stays_as_reported(monkeypatch):

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 
 def settle_levels(device: Device, held: DeviceInfo | None = None, *, say: Callable[[str], None] = warn) -> None:
-    """Give a device the capacities of its caches as loads find them, and say what is odd of them.
+    """Give a device the capacities of its caches as loads find them, and what cold writes take; say what is odd of them.
 
     Args:
         device: Open device; only a processor's caches are measured, in a few seconds.
         held: Device of the session that is continued: its capacities are taken, so that old and new windows count alike.
         say: Takes a remark.
     """
+    from cwmp_profiler.devices.cold_write import KEY, with_cold_writes
     from cwmp_profiler.devices.residency import residency_remark, with_residency
 
     if held is None:
-        device.info = with_residency(device.info)
+        device.info = with_cold_writes(with_residency(device.info))
     elif "residency" in held.details:
-        told = {"residency": held.details["residency"]}
+        told = {key: held.details[key] for key in ("residency", KEY) if key in held.details}
         device.info = replace(device.info, levels=held.levels, details={**device.info.details, **told})
     if remark := residency_remark(device.info):
         say(remark)

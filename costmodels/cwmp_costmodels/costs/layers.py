@@ -18,7 +18,7 @@ from cwmp_costmodels.networks.tensors import Inspection, TensorInfo
 from cwmp_costmodels.profile.factors import NAME_PREFIX, Factor, UpdateFactors, factor_of, sparse_mode
 from cwmp_costmodels.profile.prices import Prices, Static
 from cwmp_costmodels.profile.validity import validity_remark
-from cwmp_costmodels.profile.writes import part_factors
+from cwmp_costmodels.profile.writes import ADD, part_factors
 from cwmp_profiler.counts import STATE_TENSORS, Optimizer
 from cwmp_profiler.display import ShortTable, Shown
 from cwmp_profiler.provenance import Provenance, weakest
@@ -160,8 +160,12 @@ class LayerCosts(Shown):
 
     @property
     def payload_j(self) -> float:
-        """The same as `burst_j`: what the selector charges once for a payload."""
-        return self.burst_j()
+        """What the selector charges once for a payload: `burst_j` and `first_j`."""
+        return self.burst_j() + self.first_j()
+
+    def first_j(self) -> float:
+        """Return the joules of an update's first write by the compiled loops, whose code has left the caches since the last; 0 if untimed."""
+        return _cold_j(self._prices, self.scenario, "first") if any(x.compiled for x in self.layers.values()) else 0.0
 
     @property
     def bit_j(self) -> float:
@@ -187,11 +191,12 @@ class LayerCosts(Shown):
         Raises:
             ModelError: If a name is unknown.
         """
-        layers = dict(self.layers)
+        chosen = float(sum(index.numel() for index in indices.values()))
+        layers = {name: replace(layer, chosen=chosen) for name, layer in self.layers.items()}
         for name, index in indices.items():
             layer = self._layer(name)
             if 0 < index.numel() < layer.tensor.numel:
-                layers[name] = replace(layer, places=places_of(index.numpy(force=True), layer.line_entries))
+                layers[name] = replace(layers[name], places=places_of(index.numpy(force=True), layer.line_entries))
         return LayerCosts(list(layers.values()), inspection=self._inspection, gradient=self.gradient)
 
     def parts_j(
@@ -228,7 +233,7 @@ class LayerCosts(Shown):
             total["uplink"] = payload_bits * self._links.up_j_per_bit
             total["downlink"] = payload_bits * self._links.down_j_per_bit * self.scenario.receivers
         if any(kept.values()):
-            total["fixed"] += self.burst_j()
+            total["fixed"] += self.payload_j
         return total
 
     def interval_j(self, kept: Mapping[str, int]) -> Interval:
@@ -324,7 +329,9 @@ def layer_costs(
             compiled=sparse_mode(profile, tensor, scenario.optimizer) == "entries",
             receiver_compiled=sparse_mode(profile, tensor, "sgd") == "entries",
             parts=_parts(profile, tensor, scenario.optimizer, own / (2 + STATE_TENSORS[scenario.optimizer])),
-            receiver_parts=_parts(profile, tensor, "sgd", theirs),
+            receiver_parts=_parts(profile, tensor, "sgd", theirs, writes=ADD),
+            chosen=scenario.density * sum(each.numel for each in inspection.tensors),
+            cold_j=_cold_j(prices, scenario, "tensor"),
             gradient_flops=gradient.per_entry(tensor) if gradient is not None else 0.0,
             prices=prices,
             scenario=scenario,
@@ -342,13 +349,29 @@ def layer_costs(
     return costs
 
 
+def _cold_j(prices: Prices, scenario: Scenario, what: str) -> float:
+    """Return the joules of cold writes (`first` of an update or of a `tensor`); 0 where nobody timed them.
+
+    Local steps each have one, and so has each receiver. A processor that waits for its caches does no work: static power over that time.
+    """
+    if prices.static != "attributed" or scenario.residency == "tensor":
+        return 0.0
+    seconds: Mapping[str, Mapping[str, float]] = prices.profile.device.details.get("cold_write_s", {})
+    own, theirs = (seconds.get(name, {}).get(what, 0.0) for name in (scenario.optimizer, "sgd"))
+    static_w = prices.profile.coefficients["static_power"].value
+    return static_w * (scenario.local_steps * own + scenario.receivers * theirs)
+
+
 def _parts(
-    profile: Profile, tensor: TensorInfo, optimizer: Optimizer, set_bytes: float
+    profile: Profile, tensor: TensorInfo, optimizer: Optimizer, set_bytes: float, *, writes: str | None = None
 ) -> Mapping[Part, Factor] | None:
-    """Return the corrections of compiled writes of a tensor that lives among so many bytes of parameters, None without any."""
-    writes = profile.writes.get(optimizer)
+    """Return the corrections of compiled writes of a tensor that lives among so many bytes of parameters, None without any.
+
+    Those are the profile's `writes` of that name, where it has them, else those of the optimiser.
+    """
+    own = profile.writes.get(writes or optimizer) or profile.writes.get(optimizer)
     named = (factor_of(profile, tensor, optimizer, "entries").key or "").startswith(NAME_PREFIX)
-    return None if writes is None or named else part_factors(writes, set_bytes / tensor.entry_bytes, optimizer)
+    return None if own is None or named else part_factors(own, set_bytes / tensor.entry_bytes, optimizer)
 
 
 def _set_bytes(inspection: Inspection, tensor: TensorInfo, scenario: Scenario, copies: int) -> float:

@@ -29,5 +29,6 @@ def places_of(index: npt.NDArray[np.int64], line_entries: int) -> Places:
         kept=float(index.size),
         lines=float(lines.size),
         streamed=float(streamed),
-        handled=index.size - (RUN - 1.0) * whole,
+        single=float(index.size - RUN * whole),
+        runs=float(whole),
     )

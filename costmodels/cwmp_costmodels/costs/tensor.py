@@ -20,7 +20,7 @@ the scenario's density, or where an earlier selection chose (`LayerCosts.near`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ from cwmp_costmodels.networks.tensors import TensorInfo
 from cwmp_costmodels.profile.factors import Corrections, Factor, UpdateFactors, added
 from cwmp_costmodels.profile.operators import Part
 from cwmp_costmodels.profile.prices import Prices
-from cwmp_costmodels.profile.writes import split
+from cwmp_costmodels.profile.writes import MEMORY, split, together
 from cwmp_profiler.counts import (
+    INDEX_BYTES,
     SELECT,
     STATE_TENSORS,
     ZERO_GRAD,
@@ -48,6 +49,7 @@ from cwmp_profiler.counts import (
     scattered,
     sparse_update,
 )
+from cwmp_profiler.workloads.update import AGAIN
 
 CAUSES = ("memory", "compute", "uplink", "downlink", "fixed")
 PER_ENTRY = CAUSES[:-1]
@@ -128,6 +130,8 @@ class LayerCost:
         receiver_compiled: The same of a receiver's addition, which is priced as a step of SGD.
         parts: Corrections of the compiled kernels part by part, in the place of `factors`; None where the profile has none.
         receiver_parts: The same of a receiver's addition.
+        chosen: Entries of the whole update, this tensor's included: where their positions and values lie.
+        cold_j: Joules once, where the compiled kernels find the tensor's own bookkeeping and pages no longer in a cache.
         places: Where an earlier selection chose, which `tiers` are then of; None takes random places at the scenario's density.
         factors: Corrections of the local update.
         receiver_factors: Corrections of a receiver's addition.
@@ -152,6 +156,8 @@ class LayerCost:
     receiver_compiled: bool = False
     parts: Mapping[Part, Factor] | None = None
     receiver_parts: Mapping[Part, Factor] | None = None
+    chosen: float = 0.0
+    cold_j: float = 0.0
     places: Places | None = None
 
     @cached_property
@@ -168,7 +174,7 @@ class LayerCost:
         line_j = 0.0
         for writes, touched in zip(self._updates(kept, None), self._touched(kept), strict=True):
             for times, factor, counts, part in writes:
-                if part in (None, "line", "streamed"):
+                if part in (None, "line", "streamed", "run"):
                     lines = touched if part is None else counts
                     joules = self.prices.joules(lines, factor=factor.value, time_factor=factor.time_value)
                     line_j += times * joules["memory"] / self.lines(kept)
@@ -235,6 +241,8 @@ class LayerCost:
             joules = self.prices.joules(counts, factor=factor.value, time_factor=factor.time_value)
             for cause, part in (("memory", "memory"), ("compute", "compute"), ("fixed", "launch")):
                 parts[cause] += times * joules[part]
+        if self._by_loops(kept):
+            parts["fixed"] += self.cold_j
         if self._decays_whole and kept < self.tensor.numel:
             parts["fixed"] += self._whole_step_j()
         if self.gradient_flops:
@@ -261,6 +269,10 @@ class LayerCost:
             middle = (low + high) / 2
             low, high = (low, middle) if dearer(middle) else (middle, high)
         return high / self.tensor.numel
+
+    def _by_loops(self, kept: float) -> bool:
+        """Return whether the compiled loops write so many entries on this device; else torch's dense or indexed kernels do."""
+        return self.compiled and kept < self.tensor.numel
 
     @property
     def _decays_whole(self) -> bool:
@@ -393,9 +405,11 @@ class LayerCost:
     def _updates(self, kept: float, temporaries_of: float | None) -> list[list[Write]]:
         """Return what the step on this device does, and, if there are receivers, what their additions do."""
         scenario = self.scenario
-        mode = "dense" if kept == self.tensor.numel else "sparse"
+        whole = kept == self.tensor.numel
+        compiled = self._by_loops(kept)
+        mode = "dense" if whole else "sparse"
         density = max(kept, 1.0) / self.tensor.numel
-        scattered_only = self._decays_whole and mode == "sparse"
+        scattered_only = self._decays_whole and not whole
         optimizer = "sgd" if scattered_only else scenario.optimizer
         decay = scenario.weight_decay and not scattered_only
         own = self._counts(
@@ -403,17 +417,40 @@ class LayerCost:
             self.shares or {self.level: 1.0},
             optimizer,
             temporaries_of,
-            compiled=self.compiled,
+            compiled=compiled,
             weight_decay=decay,
         )
-        parts = self.parts if mode == "sparse" and self.compiled else None
-        updates = [_split(scenario.local_steps, self.factors.at(mode, density), own, parts)]
+        parts = self.parts if compiled else None
+        updates = [self._split(scenario.local_steps, self.factors.at(mode, density), own, parts, kept)]
         if scenario.receivers:
             shares = self.receiver_shares or {self.receiver_level: 1.0}
-            theirs = self._counts(kept, shares, "sgd", temporaries_of, compiled=self.receiver_compiled)
-            parts = self.receiver_parts if mode == "sparse" and self.receiver_compiled else None
-            updates.append(_split(scenario.receivers, self.receiver_factors.at(mode, density), theirs, parts))
+            compiled = self.receiver_compiled and not whole
+            theirs = self._counts(kept, shares, "sgd", temporaries_of, compiled=compiled)
+            parts = self.receiver_parts if compiled else None
+            updates.append(
+                self._split(scenario.receivers, self.receiver_factors.at(mode, density), theirs, parts, kept)
+            )
         return updates
+
+    def _split(
+        self, times: int, factor: Factor, counts: Counts, parts: Mapping[Part, Factor] | None, kept: float
+    ) -> list[Write]:
+        if parts is None:
+            return [Write(times, factor, counts)]
+        line_bytes = self.prices.profile.device.line_bytes
+        by_part = split(counts, self._places(kept), line_entries=self.line_entries, line_bytes=line_bytes)
+
+        def static_j(part: Part) -> float:
+            joules = sum(self.prices.price(name).static_j * amount for name, amount in by_part[part].items())
+            return parts[part].time_value * joules
+
+        work, memory = static_j("work"), sum(static_j(part) for part in MEMORY)
+        share = float(together(work, memory)) / (work + memory) if work + memory else 1.0
+        shares = dict.fromkeys(("work", *MEMORY), share)
+        return [
+            Write(times, replace(parts[part], time_value=parts[part].time_value * shares.get(part, 1.0)), own, part)
+            for part, own in by_part.items()
+        ]
 
     def dense_step_counts(self, optimizer: Optimizer) -> Counts:
         """Return what one dense step of an optimiser on this tensor does: operator calls, bytes and operations by name."""
@@ -434,18 +471,23 @@ class LayerCost:
         if kept == tensor.numel:
             return blend(
                 shares,
-                lambda level: dense_update(
-                    tensor.numel,
-                    level,
-                    optimizer,
-                    entry_bytes=tensor.entry_bytes,
-                    processor_caches=caches,
-                    weight_decay=weight_decay,
+                lambda level: blend(
+                    device.shares_of(AGAIN * tensor.numel * tensor.entry_bytes),
+                    lambda near: dense_update(
+                        tensor.numel,
+                        level,
+                        optimizer,
+                        again=device.nearer(level, near),
+                        entry_bytes=tensor.entry_bytes,
+                        processor_caches=caches,
+                        weight_decay=weight_decay,
+                    ),
                 ),
             )
         temporaries = kept if temporaries_of is None else temporaries_of
         near = device.level_of(temporaries * TEMPORARY_BYTES)
         if compiled:
+            near = device.level_of(max(self.chosen, temporaries) * (INDEX_BYTES + tensor.entry_bytes))
             # Weight decay is part of the compiled loops whether there is any or not.
             places = self._places(kept)
             return blend(
@@ -474,9 +516,3 @@ class LayerCost:
                 weight_decay=weight_decay,
             ),
         )
-
-
-def _split(times: int, factor: Factor, counts: Counts, parts: Mapping[Part, Factor] | None) -> list[Write]:
-    if parts is None:
-        return [Write(times, factor, counts)]
-    return [Write(times, parts[part], own, part) for part, own in split(counts).items()]

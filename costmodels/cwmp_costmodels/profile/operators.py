@@ -9,8 +9,9 @@ from typing_extensions import Self
 
 from cwmp_profiler.strict import RECORD, AtLeastOne, Finite, NonNegative, Positive, Share
 
-Part: TypeAlias = Literal["call", "work", "line", "streamed"]
-"""Parts of a write of chosen entries: the call itself; what is done entry by entry; lines touched here and there; lines after lines."""
+Part: TypeAlias = Literal["call", "work", "run", "line", "streamed", "given"]
+"""Parts of a write of chosen entries: the call itself; what is done entry by entry; runs of neighbours that are done as one, lines included;
+lines touched here and there, and lines after lines; positions and values that are read."""
 
 
 class _Model(BaseModel):

@@ -2,8 +2,9 @@
 
 A processor looks a few hundred instructions ahead by itself. That is some thirty entries of a step: thirty lines where each holds one
 chosen entry, two or three where each holds twelve, so an entry in a line that is fetched anyway would take as long as a line. Asked for
-by hand, as many lines are under way at either. Imports Numba: only `loops` imports this module, and only where Numba is. Numba
-keeps machine code by the date of the file that its loop stands in: after a change here, touch `loops.py`.
+by hand, as many lines are under way at either; the first ones are asked for before the loop, or a small update would wait for each.
+Imports Numba: only `loops` imports this module, and only where Numba is. Numba keeps machine code by the date of the file that its loop
+stands in: after a change here, touch `loops.py`.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ def _survey(where: Any, size: int) -> int:
 def _add(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:  # noqa: ARG001 - as all loops
     target, scale = tensors[0], numbers[0]
     j, count = 0, where.size
+    for soon in range(min(AHEAD, count)):
+        fetch(target, where[soon])
     while j < count:
         fetch(target, where[min(j + AHEAD, count - 1)])
         at = where[j]
@@ -51,6 +53,8 @@ def _add(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: 
 def _sgd(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers: Any) -> None:  # noqa: ARG001 - as all loops
     target, rate, decay, sign = tensors[0], numbers[0], numbers[2], numbers[3]
     j, count = 0, where.size
+    for soon in range(min(AHEAD, count)):
+        fetch(target, where[soon])
     while j < count:
         fetch(target, where[min(j + AHEAD, count - 1)])
         at = where[j]
@@ -67,6 +71,9 @@ def _momentum(tensors: Any, where: Any, places: Any, run: int, values: Any, numb
     target, buffer = tensors
     rate, momentum, decay, sign, ahead = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     j, count = 0, where.size
+    for soon in range(min(AHEAD, count)):
+        fetch(target, where[soon])
+        fetch(buffer, places[soon])
     while j < count:
         soon = min(j + AHEAD, count - 1)
         fetch(target, where[soon])
@@ -94,6 +101,10 @@ def _adam(tensors: Any, where: Any, places: Any, run: int, values: Any, numbers:
     rate, other1, beta2, other2, root = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     eps, decay, factor, sign = numbers[5], numbers[6], numbers[7], numbers[8]
     j, count = 0, where.size
+    for soon in range(min(AHEAD, count)):
+        fetch(target, where[soon])
+        fetch(first, places[soon])
+        fetch(second, places[soon])
     while j < count:
         soon = min(j + AHEAD, count - 1)
         fetch(target, where[soon])

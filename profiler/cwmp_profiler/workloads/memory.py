@@ -22,6 +22,12 @@ MEMORY_SHARE = 0.2
 
 MIN_DRAM_BYTES = 32 << 20
 
+OUTGROWN = 2
+"""What takes turns touches so many times what the cache may hold: by then nothing is found again."""
+
+MANY_SETS = 128
+"""Most sets of positions that take turns: they take memory themselves."""
+
 FAR_MULTIPLES = (16.0, 64.0)
 """Sets so far outside a processor's last cache that next to nothing of them stays there: what is dearer with size shows there alone."""
 
@@ -43,7 +49,7 @@ def working_sets(device: DeviceInfo, preset: str) -> list[int]:
 
 def dram_sets(device: DeviceInfo, preset: str) -> list[int]:
     """Return the working sets in bytes that lie outside every cache, capped to a share of the memory."""
-    last = max((level.capacity_bytes or 0 for level in device.levels), default=0)
+    last = device.cached_bytes
     wanted = [max(int(last * multiple), MIN_DRAM_BYTES) for multiple in LAST_LEVEL_MULTIPLES[preset]]
     cap = int(device.memory_bytes * MEMORY_SHARE) if device.memory_bytes else max(wanted)
     return sorted({min(size, cap) for size in wanted})
@@ -53,7 +59,7 @@ def far_sets(device: DeviceInfo, preset: str) -> list[int]:
     """Return the working sets in bytes beyond those of `dram_sets`, for a processor whose last cache keeps a part of these."""
     if preset == "quick" or not device.processor_caches:
         return []
-    last = max((level.capacity_bytes or 0 for level in device.levels), default=0)
+    last = device.cached_bytes
     wanted = [max(int(last * multiple), MIN_DRAM_BYTES) for multiple in FAR_MULTIPLES]
     cap = int(device.memory_bytes * FAR_SHARE) if device.memory_bytes else max(wanted)
     return sorted({min(size, cap) for size in wanted} - set(dram_sets(device, preset)))
@@ -191,7 +197,16 @@ def scatter_counts(n: int, k: int, device: DeviceInfo) -> Counts:
     return counts
 
 
-def position_sets(n: int, k: int, device: DeviceInfo, *, tensors: int = 1) -> int:
+def copies_of(set_bytes: int, device: DeviceInfo) -> int:
+    """Return how many copies of a working set take turns, as the tensors of a model do.
+
+    One where it fits a cache; of a set that outgrows the last cache enough that nothing is found there again.
+    """
+    last = max((level.capacity_bytes or 0 for level in device.levels), default=0)
+    return -(-OUTGROWN * device.cached_bytes // set_bytes) if last and set_bytes > last else 1
+
+
+def position_sets(n: int, k: int, device: DeviceInfo, *, tensors: int = 1, copies: int = 1) -> int:
     """Return how many sets of positions take turns: enough to touch twice the largest cache that the tensors outgrow.
 
     Args:
@@ -199,13 +214,16 @@ def position_sets(n: int, k: int, device: DeviceInfo, *, tensors: int = 1) -> in
         k: Entries touched of each.
         device: Whose caches count.
         tensors: Tensors touched at the same positions.
+        copies: Copies of the tensors that take turns.
     """
     size = n * ENTRY * tensors
-    outgrown = [level.capacity_bytes for level in device.levels if level.capacity_bytes and level.capacity_bytes < size]
+    caches = [level.capacity_bytes for level in device.levels if level.capacity_bytes]
+    outgrown = [capacity for capacity in caches if capacity < size]
     touched = lines_touched(n, k, entry_bytes=ENTRY, line_bytes=device.line_bytes) * device.line_bytes * tensors
     if not outgrown or touched <= 0:
         return 1
-    return int(min(max(-(-2 * max(outgrown) // touched), 1), 64))
+    cache = device.cached_bytes if len(outgrown) == len(caches) else max(outgrown)
+    return int(min(max(-(-OUTGROWN * cache // (touched * copies)), 1), MANY_SETS))
 
 
 def scatter_step(operands: Operands, target: Any, k: int, device: DeviceInfo) -> Step:

@@ -2,7 +2,7 @@
 
 Dense steps issue the kernels of torch's own single-tensor SGD, momentum SGD and Adam. Sparse steps update k entries of
 parameter and state, given indices and values, in three modes: `entries` and `lines` call the kernels that `SparseStep` and
-`SparseUpdate.apply_to` call, with k random entries or with random whole lines; `sparse` issues torch's own indexed kernels, as code
+`SparseUpdate.apply_to` call, with k random entries or with random whole lines (`added`, `added-lines`: a receiver's addition); `sparse` issues torch's own indexed kernels, as code
 without this project does.
 """
 
@@ -29,7 +29,7 @@ from cwmp_profiler.kernels.compiled import available, load
 from cwmp_profiler.kernels.rules import Adam, Rule, Sgd
 from cwmp_profiler.packages import how_to_install
 from cwmp_profiler.workloads.base import Point, Step, Workload, take
-from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, position_sets
+from cwmp_profiler.workloads.memory import ENTRY, MEMORY_SHARE, copies_of, position_sets
 from cwmp_profiler.workloads.operands import Operands
 
 if TYPE_CHECKING:
@@ -48,8 +48,14 @@ RULES: Mapping[Optimizer, Rule] = {
     "adam": Adam(lr=LEARNING_RATE, beta1=BETA1, beta2=BETA2, eps=EPS),
 }
 
+AGAIN = 2
+"""Tensors that the kernels of a dense step go over before they come back to one."""
+
 FUSED = ("entries", "lines")
 """Modes that run the kernels of this project; planned where they are compiled."""
+
+ADDED = ("added", "added-lines")
+"""The same modes of a receiver's addition, which has no rule: `add_at`. Its optimiser is said to be SGD."""
 
 SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "norm": ((512,), (2048,)),
@@ -85,6 +91,8 @@ class Update(Workload):
                     common = {"layer": layer, "shape": list(shape), "n": n, "optimizer": optimizer}
                     yield Point(workload=self.name, params={**common, "mode": "dense", "density": 1.0})
                     modes = {"sparse": densities, **(dict.fromkeys(FUSED, both) if compiled else {})}
+                    if compiled and optimizer == "sgd":
+                        modes |= dict.fromkeys(ADDED, both)
                     for mode, shares in modes.items():
                         for density in shares:
                             if int(n * density) >= 16:
@@ -94,15 +102,24 @@ class Update(Workload):
         n, optimizer = params["n"], params["optimizer"]
         caches = device.processor_caches
         if params["mode"] == "dense":
-            shares = device.shares_of(step_working_set_bytes(n, optimizer))
-            return blend(shares, lambda level: dense_update(n, level, optimizer, processor_caches=caches))
+            held = step_working_set_bytes(n, optimizer) * _copies(params, device)
+            return blend(
+                device.shares_of(held),
+                lambda level: blend(
+                    device.shares_of(AGAIN * n * ENTRY),
+                    lambda near: dense_update(
+                        n, level, optimizer, again=device.nearer(level, near), processor_caches=caches
+                    ),
+                ),
+            )
         k = _chosen(params, device)
         near = device.level_of(k * 8 * 3)
-        given = k * (ENTRY + INDEX_BYTES * _position_sets(n, k, optimizer, device))
-        shares = device.shares_of(step_working_set_bytes(n, optimizer, gradients=0) + given)
+        given = k * (ENTRY + INDEX_BYTES * _position_sets(params, k, device))
+        held = step_working_set_bytes(n, optimizer, gradients=0) * _copies(params, device)
+        shares = device.shares_of(held + given)
         line = device.line_bytes
-        if params["mode"] in FUSED:
-            whole = params["mode"] == "lines"
+        if params["mode"] in FUSED + ADDED:
+            whole, near = params["mode"].endswith("lines"), device.level_of(given)
             return blend(
                 shares,
                 lambda level: fused_update(
@@ -126,41 +143,59 @@ class Update(Workload):
     def footprint_bytes(self, params: Mapping[str, Any], device: DeviceInfo) -> int:
         n, optimizer = params["n"], params["optimizer"]
         k = int(n * params["density"])
-        held = step_working_set_bytes(n, optimizer)
-        return held + (0 if params["mode"] == "dense" else k * 8 * _position_sets(n, k, optimizer, device))
+        held = step_working_set_bytes(n, optimizer) * _copies(params, device)
+        return held + (0 if params["mode"] == "dense" else k * 8 * _position_sets(params, k, device))
 
     def build(self, params: Mapping[str, Any], device: DeviceInfo, operands: Operands) -> Step:
         n, optimizer = params["n"], params["optimizer"]
-        parameter = operands.take("parameter", n)
-        state = [operands.take(f"state{index}", n) for index in range(STATE_TENSORS[optimizer])]
+        copies, turn = _copies(params, device), 0
+
+        def taken(name: str) -> list[torch.Tensor]:
+            return list(operands.take(name, n * copies).view(copies, n))
+
+        states = [taken(f"state{index}") for index in range(STATE_TENSORS[optimizer])]
+        own = list(zip(taken("parameter"), zip(*states, strict=True) if states else [()] * copies, strict=True))
         if params["mode"] == "dense":
-            gradient = operands.take("gradient", n)
-            return lambda: DENSE_STEPS[optimizer](parameter, gradient, state)
+            gradients = taken("gradient")
+
+            def dense() -> object:
+                nonlocal turn
+                turn = (turn + 1) % copies
+                return DENSE_STEPS[optimizer](own[turn][0], gradients[turn], list(own[turn][1]))
+
+            return dense
         k = _chosen(params, device)
         values = operands.take("values", k)
-        sets = _position_sets(n, k, optimizer, device)
-        if params["mode"] == "lines":
+        sets = _position_sets(params, k, device)
+        if params["mode"].endswith("lines"):
             positions = _whole_lines(operands, n, k, sets, device.line_bytes // ENTRY)
         else:
             positions = operands.positions(f"update/{n}/{k}", n, k, sets)
         write = self._write(params["mode"], optimizer)
-        turn = 0
 
         def step() -> object:
             nonlocal turn
-            turn = (turn + 1) % len(positions)
-            return write(parameter, positions[turn], values, state)
+            turn = (turn + 1) % (copies * sets)
+            parameter, state = own[turn % copies]
+            return write(parameter, positions[turn // copies], values, list(state))
 
         return step
 
     @staticmethod
     def _write(mode: str, optimizer: Optimizer) -> SparseWrite:
-        if mode not in FUSED:
+        if mode not in FUSED + ADDED:
             return SPARSE_STEPS[optimizer]
         if not load():
             raise DeviceError(f"mode {mode} runs compiled kernels, which need Numba: {how_to_install('numba')}")
-        from cwmp_profiler.kernels.scatter import step_at
+        from cwmp_profiler.kernels.scatter import add_at, step_at
 
+        def added(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, held: list[torch.Tensor]) -> torch.Tensor:
+            del held
+            add_at(p, i, g, -LEARNING_RATE)
+            return p
+
+        if mode in ADDED:
+            return added
         rule = RULES[optimizer]
 
         def step(p: torch.Tensor, i: torch.Tensor, g: torch.Tensor, held: list[torch.Tensor]) -> torch.Tensor:
@@ -173,7 +208,7 @@ class Update(Workload):
 def _chosen(params: Mapping[str, Any], device: DeviceInfo) -> int:
     """Return the entries of a sparse step: as many as the density says, filled up to whole lines where lines are chosen."""
     k = int(params["n"] * params["density"])
-    if params["mode"] != "lines":
+    if not params["mode"].endswith("lines"):
         return k
     line = device.line_bytes // ENTRY
     return max(k // line, 1) * line
@@ -188,8 +223,14 @@ def _whole_lines(operands: Operands, n: int, k: int, sets: int, line: int) -> li
     return [(lines[:, None] * line + within).view(-1) for lines in chosen]
 
 
-def _position_sets(n: int, k: int, optimizer: Optimizer, device: DeviceInfo) -> int:
-    return position_sets(n, k, device, tensors=1 + STATE_TENSORS[optimizer])
+def _copies(params: Mapping[str, Any], device: DeviceInfo) -> int:
+    """Return the copies of parameter and state that take turns where they outgrow the caches."""
+    return copies_of(step_working_set_bytes(params["n"], params["optimizer"], gradients=0), device)
+
+
+def _position_sets(params: Mapping[str, Any], k: int, device: DeviceInfo) -> int:
+    tensors = 1 + STATE_TENSORS[params["optimizer"]]
+    return position_sets(params["n"], k, device, tensors=tensors, copies=_copies(params, device))
 
 
 def dense_sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
@@ -245,5 +286,6 @@ SPARSE_STEPS: Mapping[str, SparseWrite] = {
     "momentum": sparse_momentum,
     "adam": sparse_adam,
 }
+
 
 WORKLOADS: tuple[Workload, ...] = (Update(),)

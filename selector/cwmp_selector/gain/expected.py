@@ -218,7 +218,7 @@ def _guaranteed(costs: LayerCosts, budget_j: float) -> float:
     """Return (B - c_max) / sum(c) with B what the budget leaves after all fixed parts, 0 where that is negative."""
     names, density = costs.names(), costs.scenario.density
     entry_j = [costs.entry_j(name, density) for name in names]
-    left = budget_j - costs.burst_j() - sum(costs.fixed_j(name) for name in names)
+    left = budget_j - costs.payload_j - sum(costs.fixed_j(name) for name in names)
     total_j = sum(joules * costs.numel(name) for joules, name in zip(entry_j, names, strict=True))
     return min(max((left - max(entry_j)) / total_j, 0.0), 1.0)
 

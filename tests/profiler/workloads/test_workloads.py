@@ -157,6 +157,13 @@ def test_counts_of_a_sparse_step_by_hand():
 
 def test_a_processor_moves_what_is_changed_in_place_once():
     """A store fetches its line: Adam's six kernels read g, g, v, (m and the root) beside the five tensors they change."""
+    near = dense_update(100, "dram", "adam", again="l2", processor_caches=True)
+    far = dense_update(100, "dram", "adam", processor_caches=True)
+    assert near["dram_read"] == 400, "the gradient once"
+    assert near["dram_write"] == 3 * 400, "parameter and moments once"
+    assert near["l2_read"] + 400 == far["dram_read"]
+    assert near["l2_write"] + 1200 == far["dram_write"]
+    assert dense_update(100, "dram", "sgd", again="l2", processor_caches=True)["l2_write"] == 0
     assert dense_update(100, "dram", "sgd", processor_caches=True) == {
         "launch": 1,
         "dram_read": 400,
