@@ -98,11 +98,20 @@ def draw_roofline(axes: Axes, profile: Profile) -> None:
 
 
 def plain(axis: Axis, unit: str, ends: Sequence[float]) -> None:
-    """Give a logarithmic axis a few ticks with SI prefixes, and none between them."""
+    """Give a logarithmic axis a few ticks with SI prefixes, and none between them; zeros have no place on it.
+
+    Args:
+        axis: The axis.
+        unit: Unit after the prefix.
+        ends: What is drawn; with nothing above zero the axis stays as it is.
+    """
     import math
 
     from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
+    ends = [end for end in ends if end > 0]
+    if not ends:
+        return
     low, high = math.log10(min(ends)), math.log10(max(ends))
     steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1 else (1, 2, 5) if high - low < 2 else (1,)
     ticks = [
