@@ -111,7 +111,7 @@ def test_wrong_usage_is_exit_status_two(arguments, capsys):
     [
         (["--truth", "nowhere.json"], "no profile 'nowhere.json'"),
         (["--meter", "powercap"], "a simulated device has its own meter"),
-        (["-o", "/nonexistent/folder/m.jsonl"], "cannot write /nonexistent/folder/m.jsonl: No such file or directory"),
+        (["-o", "absent/folder/m.jsonl"], "cannot write absent/folder/m.jsonl: No such file or directory"),
         (["-o", "/proc/m.jsonl"], "cannot write /proc/m.jsonl"),
     ],
 )

@@ -180,10 +180,11 @@ def _outside(tensor: torch.Tensor, index: torch.Tensor) -> KernelError:
 
 def _moved(tensor: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return index, checked, and values in the type computed in, both on the tensor's device."""
-    index = index.detach().to(tensor.device)
+    # Where the positions are: of those on the processor no GPU need be waited for.
     low, high = index.aminmax()
     if bool((low < 0) | (high >= tensor.numel())):
         raise _outside(tensor, index)
+    index = index.detach().to(tensor.device)
     return index, values.detach().to(device=tensor.device, dtype=_computed(tensor))
 
 

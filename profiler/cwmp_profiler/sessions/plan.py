@@ -32,9 +32,14 @@ def window_s(preset: str, meter: Meter) -> float:
     # Rails inside others inform and do not add up: they do not stretch a session.
     rails = root_rails(meter.rails)
     periods = [rail.update_period_s * UPDATES_PER_WINDOW[rail.sense] for rail in rails if rail.update_period_s]
-    if meter.sample_period_s and any(rail.sense == "power" for rail in rails):
-        periods.append(meter.sample_period_s * SAMPLES_PER_WINDOW)
-    return max([WINDOW_S[preset], *periods])
+    return max([WINDOW_S[preset], _paced_s(meter), *periods])
+
+
+def _paced_s(meter: Meter) -> float:
+    """Return the seconds in which a meter that samples power takes the samples of a window; 0 for one that counts joules."""
+    if not any(rail.sense == "power" for rail in root_rails(meter.rails)):
+        return 0.0
+    return (meter.sample_period_s or 0.0) * SAMPLES_PER_WINDOW
 
 
 def make_plan(
@@ -134,7 +139,7 @@ def _remarks(device: DeviceInfo, preset: str) -> list[str]:
 
 
 def _pace_remarks(preset: str, meter: Meter) -> list[str]:
-    paced_s = (meter.sample_period_s or 0.0) * SAMPLES_PER_WINDOW
+    paced_s = _paced_s(meter)
     if paced_s <= WINDOW_S[preset] or paced_s < window_s(preset, meter):
         return []
     remark = (

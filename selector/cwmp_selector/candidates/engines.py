@@ -11,6 +11,7 @@ from cwmp_profiler.kernels.compiled import available
 from cwmp_profiler.packages import how_to_install
 from cwmp_selector.candidates import compiled as fast
 from cwmp_selector.candidates.find import Engine
+from cwmp_selector.candidates.together import TogetherEngine
 from cwmp_selector.errors import SelectionError
 
 WORTHWHILE = 1 << 18
@@ -32,7 +33,9 @@ def engine_for(name: str, flats: Sequence[torch.Tensor]) -> Engine:
     """
     on_cpu = not flats or flats[0].device.type == "cpu"
     wanted = "numba" in sys.modules or sum(flat.numel() for flat in flats) >= WORTHWHILE
-    if name == "torch" or (name == "auto" and not (on_cpu and wanted)):
+    if not on_cpu and name in ("auto", "torch"):
+        return TogetherEngine()
+    if name == "torch" or (name == "auto" and not wanted):
         return Engine()
     if name == "numba" and not (on_cpu and available()):
         what = f"Numba is not installed: {how_to_install('numba')}" if on_cpu else "it serves CPU tensors only"

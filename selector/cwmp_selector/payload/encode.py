@@ -19,7 +19,7 @@ import torch
 
 from cwmp_selector.candidates.floats import IntArray
 from cwmp_selector.errors import SelectionError
-from cwmp_selector.payload.kept import KeptEntries
+from cwmp_selector.payload.kept import KeptEntries, on_host
 from cwmp_selector.payload.quantize import FORMATS, VALUE_BYTES, VALUE_DTYPES, int8_levels
 from cwmp_selector.payload.sets import ALL, COMPLEMENT, LINES, MASK, RICE, Coded, plan, varint, write
 
@@ -69,6 +69,7 @@ def record_bytes(indices: IntArray, entries: int, value_format: str, *, dense_al
 
 def encoded_bytes(update: KeptEntries) -> int:
     """Return the length of `encode(update)`, without writing it."""
+    update = on_host(update)
     return HEADER_BYTES + sum(
         record_bytes(
             _numpy(update.indices[name]),
@@ -82,6 +83,7 @@ def encoded_bytes(update: KeptEntries) -> int:
 
 def encode(update: KeptEntries) -> bytes:
     """Return the payload of an update."""
+    update = on_host(update)
     body, newest = [], 1
     for name, shape in update.shapes.items():
         value_format = update.value_formats[name]

@@ -32,6 +32,33 @@ class KeptEntries(Protocol):
         """Step of the int8 levels; absent or 1 for other formats."""
 
 
+class OnHost(NamedTuple):
+    """Positions and values in the processor's memory; the attributes are those of `KeptEntries`."""
+
+    indices: Mapping[str, torch.Tensor]
+    values: Mapping[str, torch.Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+    value_formats: Mapping[str, str]
+    scales: Mapping[str, float]
+
+
+def on_host(update: KeptEntries) -> OnHost:
+    """Return an update in the processor's memory: from a GPU all positions at once, and all values of a type."""
+    moved = (_moved(update.indices), _moved(update.values))
+    return OnHost(*moved, update.shapes, update.value_formats, update.scales)
+
+
+def _moved(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        return tensors
+    found: dict[str, torch.Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors.values()}:
+        mine = {name: tensor.detach() for name, tensor in tensors.items() if tensor.dtype == dtype}
+        parts = torch.split(torch.cat(list(mine.values())).cpu(), [tensor.numel() for tensor in mine.values()])
+        found.update(zip(mine, parts, strict=True))
+    return found
+
+
 class Decoded(NamedTuple):
     """What `decode` found; the attributes are those of `KeptEntries`."""
 

@@ -94,8 +94,9 @@ def test_the_verb_writes_the_page_with_the_costs_of_a_model(fitted, tmp_path, ca
     assert main(["report", str(source), "-o", str(tmp_path / "p.html"), "--model", "mlp"]) == 0
     text = Page((tmp_path / "p.html").read_text()).text
     assert "What updating mlp costs" in text
-    assert main(["report", str(source), "-o", "/nonexistent/p.html", "--model", "none"]) == 1
-    assert "cannot write /nonexistent/p.html" in capsys.readouterr().err
+    absent = tmp_path / "absent" / "p.html"
+    assert main(["report", str(source), "-o", str(absent), "--model", "none"]) == 1
+    assert f"cannot write {absent}" in capsys.readouterr().err
     assert main(["report", "nowhere.json", "-o", str(tmp_path / "q.html")]) == 1
     assert not (tmp_path / "q.html").exists()
 
