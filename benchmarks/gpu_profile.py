@@ -8,7 +8,7 @@ integrated power over one window idle and one loaded; held-out error of the fit 
 plausible range (1 to 8 times the memory device's own); predicted against measured joules of whole training steps that the fit never
 saw (at most 10%).
 
-Not run on a GPU so far: none was at hand. `--rehearse` was.
+Not run whole on a GPU so far; its steps `measure` and `fit` were, on an H100 (docs/validation.md). `--rehearse` was.
 """
 
 from __future__ import annotations

@@ -54,8 +54,10 @@ def plot_frontier(points: Sequence[Point], path: Path, *, title: str, reference:
         if dense:
             upper.axhline(_mean(dense), color="#000000", linewidth=0.8, linestyle=":", label="dense")
         lower.axhline(0, color=STYLES.get(reference, ("#000000", ""))[0], linewidth=0.8)
-        upper.set(xscale="log")
-        plain(lower.xaxis, "J", [_mean([p[key] for p in found]) for by in groups.values() for found in by.values()])
+        spent = [_mean([p[key] for p in found]) for by in groups.values() for found in by.values()]
+        if any(joules > 0 for joules in spent):
+            upper.set(xscale="log")
+            plain(lower.xaxis, "J", spent)
         lower.set(xlabel=f"{label}, whole run")
         for panel in (upper, lower):
             panel.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)
@@ -82,7 +84,8 @@ def _frontiers(upper: Any, lower: Any, groups: dict[str, dict[str, list[Point]]]
         colour, marker = STYLES.get(name.split(" (")[0], ("#000000", "x"))
         line = "--" if "no feedback" in name else "-"
         joules = [_mean([p[key] for p in found]) for found in by_budget.values()]
-        order = sorted(range(len(joules)), key=joules.__getitem__)
+        # Where a budget paid for nothing there are no joules to place on a logarithmic axis: such points stand in the table only.
+        order = sorted((i for i, spent in enumerate(joules) if spent > 0), key=joules.__getitem__)
         stats = [interval([p["accuracy"] for p in found]) for found in by_budget.values()]
         _band(upper, joules, stats, order, colour, marker, line, name)
         if name != reference and reference in groups and "no feedback" not in name:

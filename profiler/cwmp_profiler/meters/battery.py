@@ -92,7 +92,9 @@ class Factory(MeterFactory):
         folder = context.sysfs_root / "class/power_supply"
         batteries = [entry for entry in children(folder) if _is_system_battery(entry)]
         if not batteries:
-            raise MeterUnavailableError(f"no battery under {folder}")
+            raise MeterUnavailableError(
+                f"no battery under {folder}", "this meter is for laptops and phones that run on theirs"
+            )
         try:
             _require_discharging(context.sysfs_root, batteries)
             meter = BatteryMeter(batteries, context)
